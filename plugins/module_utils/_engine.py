@@ -1,0 +1,113 @@
+# Copyright: lvs.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Read, plan, write, read again: what joins the pure core to the router. PRIVATE to the collection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Callable, Sequence
+
+from . import _host as host
+from . import _ipvsadm as ipvsadm
+from ._errors import LvsError
+from ._iptables import command_lines
+from ._iptables import save_lines as marks_lines
+from ._model import FAMILIES, ChainEdit, Operation, RouterState
+from ._plan import apply, plan
+from ._router import Router
+
+# The state that is wanted, given the state that is there.
+Target = Callable[[RouterState], RouterState]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was done or, in check mode, would be done: the states before and after, and the way between them."""
+
+    chain: str
+    before: RouterState
+    after: RouterState
+    operations: Sequence[Operation]
+
+    def result(self, with_diff: bool) -> dict[str, Any]:
+        """The return values that all writing modules share."""
+        result: dict[str, Any] = {
+            "changed": bool(self.operations),
+            "operations": [line for operation in self.operations for line in describe(operation)],
+        }
+        if with_diff:
+            result["diff"] = {"before": render(self.chain, self.before), "after": render(self.chain, self.after)}
+        return result
+
+
+def describe(operation: Operation) -> list[str]:
+    """An operation in the words of the tools people know."""
+    if isinstance(operation, ChainEdit):
+        return command_lines(operation)
+    return [ipvsadm.command_line(operation)]
+
+
+def render(chain: str, state: RouterState) -> str:
+    """A state in iptables-save and ipvsadm -S form, for the diff."""
+    lines: list[str] = []
+    for family in FAMILIES:
+        if family in state.marks and state.marks[family].exists:
+            lines += [f"# {family}, table mangle", *marks_lines(chain, state.marks[family])]
+    if state.pools:
+        lines += ["# IPVS", *ipvsadm.save_lines(state.pools)]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def converge(router: Router, target: Target, check_mode: bool, lock_timeout: int) -> Outcome:
+    """Bring the router to the target state. Check mode only reads, and takes no lock.
+
+    Raises LvsError; if something had been changed by then, it was undone as far as the message says.
+    """
+    if check_mode:
+        return _outlook(router, target)
+    with host.lock(lock_timeout):
+        outlook = _outlook(router, target)
+        if outlook.operations:
+            _carry_out(router, target, outlook)
+        return outlook
+
+
+def _outlook(router: Router, target: Target) -> Outcome:
+    before = router.read()
+    operations = plan(router.chain, before, target(before))
+    return Outcome(router.chain, before, apply(before, operations), operations)
+
+
+def _carry_out(router: Router, target: Target, outlook: Outcome) -> None:
+    router.prepare(outlook.operations)
+    done = 0
+    try:
+        for operation in outlook.operations:
+            router.write(operation)
+            done += 1
+        _verify(router, target)
+    except LvsError as error:
+        raise LvsError(f"{error}\n{_undo(router, outlook.before, done)}") from error
+
+
+def _verify(router: Router, target: Target) -> None:
+    """What was written must read back as wanted: a mistake of ours or another writer shows here, not in production."""
+    now = router.read()
+    left = plan(router.chain, now, target(now))
+    if left:
+        lines = [line for operation in left for line in describe(operation)]
+        raise LvsError(f"the router is not as it was told to be; missing afterwards: {'; '.join(lines[:5])}")
+
+
+def _undo(router: Router, before: RouterState, done: int) -> str:
+    """Plan the way back from whatever is there now, go it, and say how that went."""
+    try:
+        back = plan(router.chain, router.read(), before)
+        for operation in back:
+            router.write(operation)
+    except LvsError as error:
+        return f"Going back failed as well, so the router is half changed ({done} operations were done): {error}"
+    if not done:
+        return "Nothing had been changed."
+    return f"The {done} operations done until then were undone; the router is as it was before."

@@ -1,0 +1,110 @@
+# Copyright: lvs.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The router's commands, files and lock. PRIVATE to the collection: the only place that runs commands."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import subprocess
+import time
+from contextlib import contextmanager
+from typing import Iterator, Sequence
+
+from ._errors import LockError, ToolError
+
+LOCK_FILE = "/run/lock/lvs-fleet.lock"
+# Ansible's ssh session has a user's PATH, which on Debian lacks the sbin folders.
+_SBIN_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
+_COMMAND_SECONDS = 120
+_POLL_SECONDS = 0.1
+
+
+def installed(tool: str) -> str:
+    """The real path of a command, behind links as those of update-alternatives; empty if it is not installed."""
+    found = shutil.which(tool, path=_search_path())
+    return os.path.realpath(found) if found else ""
+
+
+def find(tool: str) -> None:
+    """Raises ToolError if a command is not installed."""
+    if not installed(tool):
+        raise ToolError([tool], 127, "it is not installed")
+
+
+def run(argv: Sequence[str], stdin: str = "") -> str:
+    """Run a command without a shell; its standard output. Raises ToolError unless it exits with 0."""
+    status, output, said = attempt(argv, stdin)
+    if status:
+        raise ToolError(argv, status, said or output)
+    return output
+
+
+def attempt(argv: Sequence[str], stdin: str = "") -> tuple[int, str, str]:
+    """Exit status, output and error output of a command; messages are English, whatever the router's locale."""
+    try:
+        done = subprocess.run(
+            argv,
+            input=stdin,
+            capture_output=True,
+            env={"PATH": _search_path(), "LC_ALL": "C"},
+            encoding="utf-8",
+            errors="replace",
+            timeout=_COMMAND_SECONDS,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise ToolError(argv, 127, f"{argv[0]} is not installed") from None
+    except PermissionError as error:
+        raise ToolError(argv, 126, str(error)) from None
+    except subprocess.TimeoutExpired:
+        raise ToolError(argv, 124, f"it did not end within {_COMMAND_SECONDS} s") from None
+    return done.returncode, done.stdout, done.stderr
+
+
+def _search_path() -> str:
+    return f"{os.environ.get('PATH', '')}:{_SBIN_PATH}"
+
+
+def read_text(path: str) -> str:
+    """The text of a small file, empty if there is none."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
+
+
+@contextmanager
+def lock(timeout: int, path: str = LOCK_FILE) -> Iterator[None]:
+    """Be the only writer on this router. Raises LockError, naming the holder, after timeout seconds of waiting.
+
+    The kernel drops the lock with the process that holds it, however it ends; the file stays.
+    """
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        _wait_for(descriptor, timeout, path)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _wait_for(descriptor: int, timeout: int, path: str) -> None:
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+        if time.monotonic() >= deadline:
+            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            raise LockError(f"{path}: still held by process {holder} after waiting for {timeout} s")
+        time.sleep(_POLL_SECONDS)

@@ -1,0 +1,251 @@
+# Copyright: lvs.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""MARK rules as text: the language of iptables-save and iptables-restore. PRIVATE to the collection. Pure."""
+
+from __future__ import annotations
+
+import re
+from difflib import SequenceMatcher
+from ipaddress import ip_network
+from typing import Iterable, Sequence
+
+from ._errors import ParseError
+from ._model import EVERYWHERE, FULL_MASK, IPV4, IPV6, ChainEdit, ChainRule, MarkChain, MarkRule, PortRange
+
+DEFAULT_CHAIN = "LVS-MARK"
+COMMENT = "lvs:"
+COMMAND = {IPV4: "iptables", IPV6: "ip6tables"}
+# The kernel's multiport match has 15 slots; a range takes two of them.
+PORT_SLOTS = 15
+# A source address no packet can have. A rule with it never matches: it only keeps the mark's owner on record in the
+# kernel between the moment the mark is no longer given and the moment its service is gone.
+NOWHERE = {IPV4: "255.255.255.255/32", IPV6: "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128"}
+
+_PROTOCOL_NUMBERS = {"6": "tcp", "17": "udp", "132": "sctp"}
+_WORD = re.compile(r'"((?:[^"\\]|\\.)*)"|(\S+)')
+_ESCAPED = re.compile(r"\\(.)")
+# The single-port match that -p PROTOCOL brings along; its words mean nothing by themselves.
+_PORT_MATCHES = frozenset(_PROTOCOL_NUMBERS.values())
+
+
+# -- reading ------------------------------------------------------------------------------------------------------
+
+
+def parse_mangle(saved: str, family: str, chain: str) -> MarkChain:
+    """Our chain in the output of iptables-save -t mangle. An empty text is an empty table.
+
+    Raises ParseError where the output stops before COMMIT: iptables-nft does that when it meets a native nft rule
+    it cannot express, and what it printed until then must not be taken for the whole.
+    """
+    lines = saved.splitlines()
+    if any(line.startswith("*") for line in lines) and "COMMIT" not in lines:
+        raise ParseError(f"{COMMAND[family]}-save -t mangle stopped before COMMIT: {unreadable(family)}")
+    own = f"-A {chain} "
+    rules = tuple(parse_rule(line[len(own) :], family) for line in lines if line.startswith(own))
+    jump = f"-A PREROUTING -j {chain}"
+    leads_in = re.compile(rf" -[jg] {re.escape(chain)}$")
+    jumps = sum(line == jump for line in lines)
+    references = sum(1 for line in lines if leads_in.search(line)) - jumps
+    exists = any(line.startswith(f":{chain} ") for line in lines)
+    return MarkChain(exists, rules, jumps, references)
+
+
+def marks_given(saved: str) -> set[int]:
+    """The marks that the rules of a whole table set, ours and others'."""
+    return {int(mark, 16) for mark in re.findall(r" -j MARK --set-xmark 0x([0-9a-f]{1,8})/", saved)}
+
+
+def unreadable(family: str) -> str:
+    """Why iptables cannot read a table, and where to look."""
+    table = "ip" if family == IPV4 else "ip6"
+    return f"the table holds rules that iptables cannot express (see: nft list table {table} mangle)"
+
+
+def parse_rule(text: str, family: str) -> ChainRule:
+    """One rule as iptables-save prints it, without "-A CHAIN ".  A rule that is not ours stays as text."""
+    words = [_ESCAPED.sub(r"\1", quoted) if quoted else word for quoted, word in _WORD.findall(text)]
+    name = _option(words, "--comment")
+    name = name[len(COMMENT) :] if name.startswith(COMMENT) else ""
+    mark, mask = _mark(_option(words, "--set-xmark"))
+    rule = _mark_rule(words, name, mark, mask, family) if name and mark else None
+    return ChainRule(text, rule or text, name, mark)
+
+
+def _option(words: Sequence[str], option: str) -> str:
+    return words[words.index(option) + 1] if option in words[:-1] else ""
+
+
+def _mark(value: str) -> tuple[int, int]:
+    """VALUE/MASK as iptables-save prints it; (0, 0) for a rule that sets no mark."""
+    found = re.fullmatch(r"0x([0-9a-f]{1,8})/0x([0-9a-f]{1,8})", value)
+    return (int(found[1], 16), int(found[2], 16)) if found else (0, 0)
+
+
+def _mark_rule(words: Sequence[str], name: str, mark: int, mask: int, family: str) -> MarkRule | None:
+    """The rule as a value, or None if a word of it is not one that this collection writes."""
+    fields: dict[str, str] = {}
+    position = 0
+    while position < len(words):
+        word, value = words[position], words[position + 1] if position + 1 < len(words) else ""
+        if word in fields or not _expected(word, value):
+            return None
+        if word != "-m":
+            fields[word] = value
+        position += 2
+    if fields.get("-j") != "MARK":
+        return None
+    protocol = fields.get("-p", "")
+    ports = fields.get("--dports") or fields.get("--dport") or ""
+    return MarkRule(
+        name=name,
+        mark=mark,
+        mask=mask,
+        destination=str(ip_network(fields.get("-d", EVERYWHERE[family]))),
+        protocol=_PROTOCOL_NUMBERS.get(protocol, protocol),
+        ports=merge_ports(_port_range(item) for item in ports.split(",") if item),
+        source=str(ip_network(fields["-s"])) if "-s" in fields else "",
+        in_interface=fields.get("-i", ""),
+    )
+
+
+def _expected(word: str, value: str) -> bool:
+    if word == "-m":
+        return value in ("multiport", "comment") or value in _PORT_MATCHES
+    return word in ("-s", "-d", "-i", "-p", "--dports", "--dport", "--comment", "-j", "--set-xmark")
+
+
+def _port_range(text: str) -> PortRange:
+    low, _colon, high = text.partition(":")
+    return (int(low), int(high or low))
+
+
+def merge_ports(ranges: Iterable[PortRange]) -> tuple[PortRange, ...]:
+    """Sorted, and joined where they overlap: the order of ports means nothing to the kernel."""
+    merged: list[PortRange] = []
+    for low, high in sorted(ranges):
+        if merged and low <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
+        else:
+            merged.append((low, high))
+    return tuple(merged)
+
+
+def split_ports(ports: Sequence[PortRange]) -> list[tuple[PortRange, ...]]:
+    """As many groups as the 15 slots of one rule demand; one empty group for "every port"."""
+    groups: list[list[PortRange]] = [[]]
+    used = 0
+    for low, high in ports:
+        slots = 1 if low == high else 2
+        if used + slots > PORT_SLOTS:
+            groups.append([])
+            used = 0
+        groups[-1].append((low, high))
+        used += slots
+    return [tuple(group) for group in groups]
+
+
+# -- writing ------------------------------------------------------------------------------------------------------
+
+
+def render_rule(rule: MarkRule) -> str:
+    """The rule word for word as iptables-save prints it back, without "-A CHAIN "."""
+    words = []
+    if rule.source:
+        words += ["-s", rule.source]
+    if rule.destination != EVERYWHERE[rule.family]:
+        words += ["-d", rule.destination]
+    if rule.in_interface:
+        words += ["-i", rule.in_interface]
+    if rule.protocol:
+        words += ["-p", rule.protocol]
+    if rule.ports:
+        words += ["-m", "multiport", "--dports", render_ports(rule.ports)]
+    words += ["-m", "comment", "--comment", f'"{COMMENT}{rule.name}"']
+    words += ["-j", "MARK", "--set-xmark", f"{rule.mark:#x}/{rule.mask:#x}"]
+    return " ".join(words)
+
+
+def render_ports(ports: Iterable[PortRange]) -> str:
+    return ",".join(str(port) for port in port_items(ports))
+
+
+def port_items(ports: Iterable[PortRange]) -> list[int | str]:
+    """Ports the way the options take them: 80 or "10000:20000"."""
+    return [low if low == high else f"{low}:{high}" for low, high in ports]
+
+
+def chain_rule(rule: MarkRule) -> ChainRule:
+    return ChainRule(render_rule(rule), rule, rule.name, rule.mark)
+
+
+def retired(rule: ChainRule, family: str) -> ChainRule:
+    """A rule that gives its mark to nothing, and says whose mark it was."""
+    return chain_rule(MarkRule(rule.name, rule.mark, EVERYWHERE[family], source=NOWHERE[family], mask=FULL_MASK))
+
+
+def edit_chain(family: str, chain: str, before: MarkChain, after: MarkChain) -> ChainEdit | None:
+    """The transaction that leads from one content of our chain to another, None if there is nothing to do.
+
+    Only rules that differ are named, so the others keep their place and counters, and a rule that is not ours is never
+    written again. Rules are deleted by what they say, not by number: if somebody changed the chain since it was read,
+    the transaction fails as a whole instead of deleting the wrong one.
+    """
+    lines: list[str] = []
+    if after.exists and not before.exists:
+        lines.append(f":{chain} - [0:0]")
+    kept = _kept(before.rules, after.rules)
+    lines += [f"-D {chain} {rule.text}" for place, rule in enumerate(before.rules) if place not in kept]
+    lines += _insertions(chain, after.rules, set(kept.values()))
+    jump = f"PREROUTING -j {chain}"
+    lines += [f"-D {jump}"] * (before.jumps - after.jumps) + [f"-A {jump}"] * (after.jumps - before.jumps)
+    if before.exists and not after.exists:
+        lines.append(f"-X {chain}")
+    return ChainEdit(family, tuple(lines), after) if lines else None
+
+
+def _kept(before: Sequence[ChainRule], after: Sequence[ChainRule]) -> dict[int, int]:
+    """Places in before whose rule stays, each with its place in after.
+
+    Of rules that occur twice the kernel deletes the first, whichever was meant; where one copy has to go all of them
+    go, and what is wanted is inserted anew.
+    """
+    matcher = SequenceMatcher(None, before, after, autojunk=False)
+    kept = {
+        block.a + offset: block.b + offset for block in matcher.get_matching_blocks() for offset in range(block.size)
+    }
+    doomed = {rule for place, rule in enumerate(before) if place not in kept}
+    return {place: target for place, target in kept.items() if before[place] not in doomed}
+
+
+def _insertions(chain: str, after: Sequence[ChainRule], kept: set[int]) -> list[str]:
+    last = max(kept, default=-1)
+    return [
+        f"-A {chain} {rule.text}" if place > last else f"-I {chain} {place + 1} {rule.text}"
+        for place, rule in enumerate(after)
+        if place not in kept
+    ]
+
+
+def transaction(lines: Iterable[str]) -> str:
+    """The lines as one transaction for iptables-restore --noflush."""
+    return "\n".join(["*mangle", *lines, "COMMIT"]) + "\n"
+
+
+def command_lines(edit: ChainEdit) -> list[str]:
+    """The same as commands that people know."""
+    return [f"{COMMAND[edit.family]} -t mangle {_new_chain(line) or line}" for line in edit.lines]
+
+
+def _new_chain(line: str) -> str:
+    declared = re.match(r":(\S+) ", line)
+    return f"-N {declared[1]}" if declared else ""
+
+
+def save_lines(chain: str, content: MarkChain) -> list[str]:
+    """Our part of the table in iptables-save form: rules as we would write them, others as they are."""
+    if not content.exists:
+        return []
+    rules = [render_rule(rule.meaning) if isinstance(rule.meaning, MarkRule) else rule.text for rule in content.rules]
+    jumps = [f"-A PREROUTING -j {chain}"] * content.jumps
+    return [f":{chain} - [0:0]", *jumps, *(f"-A {chain} {rule}" for rule in rules)]

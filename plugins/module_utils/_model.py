@@ -1,0 +1,195 @@
+# Copyright: lvs.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the collection talks about, as values. PRIVATE to the collection.
+
+Every value is canonical by construction (addresses as Python's ipaddress prints them, ports sorted, settings without
+effect at their defaults), so that equality is the idempotence check. Nothing here does I/O or knows Ansible.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Iterator, Mapping, Tuple, Union
+
+IPV4 = "ipv4"
+IPV6 = "ipv6"
+FAMILIES = (IPV4, IPV6)
+FULL_NETMASK = {IPV4: 32, IPV6: 128}
+EVERYWHERE = {IPV4: "0.0.0.0/0", IPV6: "::/0"}
+FULL_MASK = 0xFFFFFFFF
+
+# (low, high), both included; a single port is (80, 80).
+PortRange = Tuple[int, int]
+# What tells the real servers of one virtual service apart: address and port.
+RealServerId = Tuple[str, int]
+
+
+def family_of(address: str) -> str:
+    """The family of a canonical address or network."""
+    return IPV6 if ":" in address else IPV4
+
+
+@dataclass(frozen=True)
+class MarkRule:
+    """One MARK rule as this collection writes it: what matches, and the mark it gets."""
+
+    name: str
+    mark: int
+    destination: str
+    protocol: str = ""
+    ports: tuple[PortRange, ...] = ()
+    source: str = ""
+    in_interface: str = ""
+    mask: int = FULL_MASK
+
+    @property
+    def family(self) -> str:
+        return family_of(self.destination)
+
+
+@dataclass(frozen=True)
+class ChainRule:
+    """One rule of our chain, whoever wrote it.
+
+    text is what iptables-save prints behind "-A CHAIN "; meaning is the rule as a value, or the text itself for a rule
+    that this collection would not write; name comes from the comment lvs:NAME and is empty for somebody else's rule;
+    mark is 0 if it sets none.
+    """
+
+    text: str = field(compare=False)
+    meaning: MarkRule | str
+    name: str = ""
+    mark: int = 0
+
+
+@dataclass(frozen=True)
+class MarkChain:
+    """Our chain in table mangle of one family.
+
+    jumps counts the unconditional jumps from PREROUTING; references counts all other rules that lead into the chain
+    (while there are any, the kernel does not let go of the chain).
+    """
+
+    exists: bool = False
+    rules: tuple[ChainRule, ...] = ()
+    jumps: int = 0
+    references: int = 0
+
+    def with_rules(self, rules: tuple[ChainRule, ...]) -> MarkChain:
+        """The chain as it should be with these rules: one jump if there are any, no remains if there are none."""
+        if rules:
+            return replace(self, exists=True, rules=rules, jumps=1)
+        return replace(self, exists=self.references > 0, rules=(), jumps=0)
+
+
+@dataclass(frozen=True)
+class ServiceId:
+    """What identifies a virtual service in the kernel: family and mark, or protocol, address and port."""
+
+    family: str
+    fwmark: int = 0
+    protocol: str = ""
+    address: str = ""
+    port: int = 0
+
+
+@dataclass(frozen=True)
+class RealServer:
+    """A real server of one virtual service (the kernel's destination). Port 0 keeps the packet's own port."""
+
+    address: str
+    port: int = 0
+    weight: int = 1
+    forward_method: str = "direct"
+    upper_threshold: int = 0
+    lower_threshold: int = 0
+    tunnel_type: str = ""
+    tunnel_port: int = 0
+    tunnel_checksum: str = ""
+
+    @property
+    def id(self) -> RealServerId:
+        return (self.address, self.port)
+
+
+@dataclass(frozen=True)
+class VirtualService:
+    """A virtual service of the kernel with its settings; persistence_netmask is a prefix length."""
+
+    id: ServiceId
+    scheduler: str = "wlc"
+    scheduler_flags: tuple[str, ...] = ()
+    persistence_timeout: int = 0
+    persistence_netmask: int = 0
+    persistence_engine: str = ""
+    one_packet: bool = False
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A virtual service together with its real servers."""
+
+    service: VirtualService
+    real_servers: Mapping[RealServerId, RealServer] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RouterState:
+    """All that the collection manages on one LVS router, as read or as wanted."""
+
+    marks: Mapping[str, MarkChain] = field(default_factory=dict)
+    pools: Mapping[ServiceId, Pool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What the input asks for. names: the labels it speaks of; rules in their order; ids: the services it speaks of."""
+
+    names: tuple[str, ...] = ()
+    rules: tuple[MarkRule, ...] = ()
+    pools: Mapping[ServiceId, Pool] = field(default_factory=dict)
+    ids: tuple[ServiceId, ...] = ()
+
+    def rules_of(self, family: str) -> tuple[MarkRule, ...]:
+        return tuple(rule for rule in self.rules if rule.family == family)
+
+
+@dataclass(frozen=True)
+class IpvsOperation:
+    """One change of the IPVS table. command is ipvsadm's own letter: A E D for services, a e d for real servers."""
+
+    command: str
+    service: VirtualService
+    real_server: RealServer | None = None
+
+
+@dataclass(frozen=True)
+class ChainEdit:
+    """One transaction of iptables-restore --noflush: its lines, and the chain as it is afterwards."""
+
+    family: str
+    lines: tuple[str, ...]
+    after: MarkChain
+
+
+Operation = Union[IpvsOperation, ChainEdit]
+
+# Names of the kernel's scheduler flag bits, first to third. Two schedulers give them names of their own.
+GENERIC_FLAGS = ("flag-1", "flag-2", "flag-3")
+NAMED_FLAGS: dict[str, tuple[str, str, str]] = {
+    "sh": ("sh-fallback", "sh-port", "flag-3"),
+    "mh": ("mh-fallback", "mh-port", "flag-3"),
+}
+
+
+def flag_names(scheduler: str) -> tuple[str, str, str]:
+    """The names of the three flag bits for this scheduler, as ipvsadm prints them."""
+    return NAMED_FLAGS.get(scheduler, GENERIC_FLAGS)
+
+
+def real_servers(pools: Mapping[ServiceId, Pool]) -> Iterator[tuple[VirtualService, RealServer]]:
+    """Every real server of every pool with its virtual service."""
+    for pool in pools.values():
+        for real_server in pool.real_servers.values():
+            yield pool.service, real_server

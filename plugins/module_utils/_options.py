@@ -1,0 +1,218 @@
+# Copyright: lvs.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Reading options one by one, with a path for everything that is wrong. PRIVATE to the collection. Pure."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address, ip_network
+from typing import Any, Callable, Mapping, Sequence, TypeVar
+
+from ._model import FULL_NETMASK, IPV4, PortRange
+
+T = TypeVar("T")
+
+FWMARK_MAX = 2**31 - 1
+THRESHOLD_MAX = 2**31 - 1
+_TRUE = ("true", "yes", "on", "1", "y", "t")
+_FALSE = ("false", "no", "off", "0", "n", "f")
+_SHOWN = 80
+
+
+class Options:
+    """The options of one mapping, taken one by one. What is wrong with one is noted, and the reading goes on."""
+
+    def __init__(self, given: Any, path: str, problems: list[str]) -> None:
+        self.path = path
+        self.problems = problems
+        self._given: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
+        self._taken: set[str] = set()
+        if not isinstance(given, Mapping):
+            self.problem("", f"{show(given)} is not a mapping of options")
+
+    def problem(self, key: str, why: str) -> None:
+        self.problems.append(f"{self.path}{'.' if key else ''}{key}: {why}")
+
+    def value(self, key: str) -> Any:
+        self._taken.add(key)
+        return self._given.get(key)
+
+    def one(self, key: str, parse: Callable[[Any], T], default: T, required: bool = False) -> T:
+        """A single value; the default where it is absent or wrong."""
+        value = self.value(key)
+        if value is None:
+            if required:
+                self.problem(key, "is required")
+            return default
+        try:
+            return parse(value)
+        except ValueError as error:
+            self.problem(key, str(error))
+            return default
+
+    def many(self, key: str, parse: Callable[[Any], T], required: bool = False) -> list[T]:
+        """A list of values; a single value is a list of one."""
+        value = self.value(key)
+        if value is None or (required and value in ("", [])):
+            if required:
+                self.problem(key, "is required" if value is None else "needs at least one item")
+            return []
+        items = value if isinstance(value, (list, tuple)) else [value]
+        found = []
+        for place, item in enumerate(items):
+            try:
+                found.append(parse(item))
+            except ValueError as error:
+                self.problem(f"{key}[{place}]" if isinstance(value, (list, tuple)) else key, str(error))
+        return found
+
+    def mappings(self, key: str) -> list[Options]:
+        """A list of mappings, each to be read by itself."""
+        value = self.value(key)
+        if value is None:
+            return []
+        return mappings(value, f"{self.path}.{key}", self.problems)
+
+    def done(self) -> None:
+        """Note every option that nobody asked for. Call it when all others were taken."""
+        for key in self._given:
+            if key not in self._taken:
+                self.problem(str(key) if isinstance(key, str) else show(key), "is not an option")
+
+
+def mappings(value: Any, path: str, problems: list[str]) -> list[Options]:
+    if not isinstance(value, (list, tuple)):
+        problems.append(f"{path}: {show(value)} is not a list")
+        return []
+    return [Options(item, f"{path}[{place}]", problems) for place, item in enumerate(value)]
+
+
+def show(value: Any) -> str:
+    """A value for a message: on one line, and not longer than a message can bear."""
+    shown = str(value) if isinstance(value, int) and not isinstance(value, bool) else repr(value)
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
+
+
+# -- single values: canonical, or ValueError with the reason ------------------------------------------------------
+
+
+def integer(low: int, high: int, what: str) -> Callable[[Any], int]:
+    """A parser for whole numbers from low to high, called what in its message."""
+
+    def parse(value: Any) -> int:
+        number = _number(value)
+        if number is None or not low <= number <= high:
+            raise ValueError(f"{show(value)} is not {what} ({low}-{high})")
+        return number
+
+    return parse
+
+
+def _number(value: Any) -> int | None:
+    """A whole number, also as text, decimal or 0x: templates make text of everything."""
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        return None
+    if isinstance(value, int):
+        return value
+    text = value.strip()
+    if re.fullmatch(r"-?[0-9]{1,20}", text, re.ASCII):
+        return int(text)
+    return int(text, 16) if re.fullmatch(r"0[xX][0-9a-fA-F]{1,16}", text) else None
+
+
+def choice(choices: Sequence[str]) -> Callable[[Any], str]:
+    def parse(value: Any) -> str:
+        if not isinstance(value, str) or value not in choices:
+            raise ValueError(f"{show(value)} is not one of {', '.join(choices)}")
+        return value
+
+    return parse
+
+
+def matching(pattern: str, what: str) -> Callable[[Any], str]:
+    """A parser for text of a form. Nothing else may reach a command, a file or the kernel as text."""
+
+    def parse(value: Any) -> str:
+        if not isinstance(value, str) or not re.fullmatch(pattern, value, re.ASCII):
+            raise ValueError(f"{show(value)} is not {what}")
+        return value
+
+    return parse
+
+
+def boolean(value: Any) -> bool:
+    word = str(value).lower() if isinstance(value, (bool, int, str)) else ""
+    if word not in _TRUE + _FALSE:
+        raise ValueError(f"{show(value)} is neither true nor false")
+    return word in _TRUE
+
+
+fwmark = integer(1, FWMARK_MAX, "a firewall mark")
+port = integer(1, 65535, "a port")
+any_port = integer(0, 65535, "a port or 0")
+weight = integer(0, 65535, "a weight")
+threshold = integer(0, THRESHOLD_MAX, "a connection threshold")
+name = matching(
+    r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}",
+    "a name (a letter or digit, then at most 62 letters, digits, '_', '.' or '-')",
+)
+scheduler = matching(r"[a-z][a-z0-9_]{0,14}", "the name of a scheduler")
+interface = matching(r"[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,14}|[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,13}\+", "an interface")
+chain_name = matching(
+    r"[A-Za-z_][A-Za-z0-9_-]{0,27}", "a chain name (a letter or '_', then at most 27 letters, digits, '_' or '-')"
+)
+
+
+def port_range(value: Any) -> PortRange:
+    """A port, or "low:high"."""
+    if isinstance(value, str) and ":" in value:
+        low_text, _colon, high_text = value.partition(":")
+        low, high = port(low_text), port(high_text)
+        if low > high:
+            raise ValueError(f"{show(value)} is not a range of ports: {low} is above {high}")
+        return (low, high)
+    number = port(value)
+    return (number, number)
+
+
+def network(value: Any) -> str:
+    """An address or a network, as a network in canonical form."""
+    # ip_network takes numbers and zones ("fe80::1%eth0") as well; iptables takes neither.
+    if not isinstance(value, str) or "%" in value:
+        raise ValueError(f"{show(value)} is not an address or network")
+    try:
+        parsed = ip_network(value, strict=False)
+    except ValueError:
+        raise ValueError(f"{show(value)} is not an address or network") from None
+    if ip_address(value.partition("/")[0]) != parsed.network_address:
+        raise ValueError(f"{show(value)} has bits set behind its prefix (the network is {parsed})")
+    return str(parsed)
+
+
+def unicast_address(value: Any) -> str:
+    """The address of one machine, in canonical form."""
+    if not isinstance(value, str) or "%" in value:
+        raise ValueError(f"{show(value)} is not an IP address")
+    try:
+        parsed = ip_address(value)
+    except ValueError:
+        raise ValueError(f"{show(value)} is not an IP address") from None
+    if parsed.is_multicast or parsed.is_unspecified or str(parsed) == "255.255.255.255":
+        raise ValueError(f"{show(value)} is not the address of one machine")
+    return str(parsed)
+
+
+def netmask(family: str) -> Callable[[Any], int]:
+    """A parser for a prefix length; for IPv4 also for a dotted mask."""
+    length = integer(1, FULL_NETMASK[family], "a prefix length")
+
+    def parse(value: Any) -> int:
+        if family == IPV4 and isinstance(value, str) and "." in value:
+            try:
+                return length(ip_network(f"0.0.0.0/{value}").prefixlen)
+            except ValueError:
+                raise ValueError(f"{show(value)} is not a netmask") from None
+        return length(value)
+
+    return parse

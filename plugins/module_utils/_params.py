@@ -1,0 +1,341 @@
+# Copyright: lvs.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""From what a user wrote to what it declares. PRIVATE to the collection. Pure.
+
+Everything that is wrong is found in one go, each problem with the path of its item: services[1].traffic[0].ports[2].
+The input may come straight from YAML or have passed Ansible's argument spec, which fills absent options with None.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Iterable, Sequence
+
+from ._errors import ValidationError
+from ._iptables import merge_ports, split_ports
+from ._model import (
+    FAMILIES,
+    FULL_MASK,
+    FULL_NETMASK,
+    GENERIC_FLAGS,
+    IPV4,
+    IPV6,
+    NAMED_FLAGS,
+    Declaration,
+    MarkRule,
+    Pool,
+    RealServer,
+    ServiceId,
+    VirtualService,
+    family_of,
+    flag_names,
+)
+from ._options import (
+    Options,
+    any_port,
+    boolean,
+    chain_name,
+    choice,
+    fwmark,
+    integer,
+    interface,
+    mappings,
+    name,
+    netmask,
+    network,
+    port,
+    port_range,
+    scheduler,
+    threshold,
+    unicast_address,
+    weight,
+)
+
+# 31 days; ipvsadm and the kernel take no more.
+PERSISTENCE_MAX = 2678400
+PROTOCOLS = ("tcp", "udp", "sctp")
+FORWARD_METHODS = ("masquerade", "direct", "tunnel")
+PERSISTENCE_ENGINES = ("sip",)
+TUNNEL_TYPES = ("ipip", "gue", "gre")
+TUNNEL_CHECKSUMS = ("nocsum", "csum", "remcsum")
+BUILTIN_CHAINS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
+SCHEDULER_FLAGS = tuple(dict.fromkeys((*NAMED_FLAGS["sh"], *NAMED_FLAGS["mh"], *GENERIC_FLAGS)))
+
+
+# -- parts --------------------------------------------------------------------------------------------------------
+
+
+def mark_rules(options: Options, label: str, mark: int, mask: int = FULL_MASK) -> list[MarkRule]:
+    """The MARK rules of one traffic entry: one per destination, protocol, source, and 15 slots of ports."""
+    destinations = options.many("destination", network, required=True)
+    protocols = options.many("protocol", choice(PROTOCOLS), required=True)
+    ports = split_ports(merge_ports(options.many("ports", port_range)))
+    sources = options.many("source", network) or [""]
+    in_interface = options.one("in_interface", interface, "")
+    for family in sorted({family_of(destination) for destination in destinations}):
+        if sources != [""] and not any(family_of(source) == family for source in sources):
+            options.problem("source", f"has no {_spoken(family)} network, but a destination is {_spoken(family)}")
+    return [
+        MarkRule(label, mark, destination, protocol, group, _narrowed(source), in_interface, mask)
+        for destination in destinations
+        for protocol in protocols
+        for source in sources
+        if not source or family_of(source) == family_of(destination)
+        for group in ports
+    ]
+
+
+def _narrowed(source: str) -> str:
+    """A source of everywhere is no condition; iptables does not even print it."""
+    return "" if source in ("0.0.0.0/0", "::/0") else source
+
+
+def _spoken(family: str) -> str:
+    return "IPv6" if family == IPV6 else "IPv4"
+
+
+def service_settings(options: Options) -> Callable[[ServiceId], VirtualService]:
+    """The settings of a virtual service, to be given to its IPv4 and its IPv6 half."""
+    algorithm = options.one("scheduler", scheduler, "wlc")
+    flags = _scheduler_flags(options, algorithm)
+    seconds = integer(0, PERSISTENCE_MAX, "a persistence timeout in seconds")
+    timeout = options.one("persistence_timeout", seconds, 0)
+    masks = {
+        IPV4: options.one("persistence_netmask", netmask(IPV4), FULL_NETMASK[IPV4]),
+        IPV6: options.one("persistence_netmask6", netmask(IPV6), FULL_NETMASK[IPV6]),
+    }
+    engine = options.one("persistence_engine", choice(PERSISTENCE_ENGINES), "")
+    one_packet = options.one("one_packet", boolean, False)
+
+    def service(service_id: ServiceId) -> VirtualService:
+        # Without persistence the kernel keeps a netmask that has no effect: the full one stands for all of them.
+        mask = (masks if timeout else FULL_NETMASK)[service_id.family]
+        return VirtualService(service_id, algorithm, flags, timeout, mask, engine, one_packet)
+
+    return service
+
+
+def _scheduler_flags(options: Options, algorithm: str) -> tuple[str, ...]:
+    """The flags in the order of their bits, under the names they have with this scheduler."""
+    names = flag_names(algorithm)
+    given = options.many("scheduler_flags", choice(SCHEDULER_FLAGS))
+    for flag in given:
+        if flag not in names and flag not in GENERIC_FLAGS:
+            options.problem("scheduler_flags", f"{flag} is not a flag of scheduler {algorithm}")
+    return tuple(named for named, generic in zip(names, GENERIC_FLAGS) if named in given or generic in given)
+
+
+def real_server(options: Options, default_method: str, default_port: int | None = None) -> RealServer | None:
+    """A real server; its port is an option only where there is a default for it. None without a valid address."""
+    before = len(options.problems)
+    address = options.one("address", unicast_address, "", required=True)
+    method = options.one("forward_method", choice(FORWARD_METHODS), default_method)
+    server = RealServer(
+        address=address,
+        port=0 if default_port is None else options.one("port", any_port, default_port),
+        weight=options.one("weight", weight, 1),
+        forward_method=method,
+        upper_threshold=options.one("upper_threshold", threshold, 0),
+        lower_threshold=options.one("lower_threshold", threshold, 0),
+        **_tunnel(options, method),
+    )
+    if server.lower_threshold > server.upper_threshold:
+        why = f"{server.lower_threshold} is above upper_threshold ({server.upper_threshold})"
+        options.problem("lower_threshold", why)
+    options.done()
+    return server if len(options.problems) == before else None
+
+
+def _tunnel(options: Options, method: str) -> dict[str, Any]:
+    """The tunnel options, with what the kernel assumes where they are absent."""
+    kind = options.one("tunnel_type", choice(TUNNEL_TYPES), "")
+    tunnel_port = options.one("tunnel_port", port, 0)
+    checksum = options.one("tunnel_checksum", choice(TUNNEL_CHECKSUMS), "")
+    given = {"tunnel_type": kind, "tunnel_port": tunnel_port, "tunnel_checksum": checksum}
+    if method != "tunnel":
+        for key in (key for key, value in given.items() if value):
+            options.problem(key, f"needs forward_method tunnel, not {method}")
+        return {}
+    kind = kind or "ipip"
+    if kind == "gue" and not tunnel_port:
+        options.problem("tunnel_port", "is required for tunnel_type gue")
+    if kind != "gue" and tunnel_port:
+        options.problem("tunnel_port", f"is for tunnel_type gue, not {kind}")
+    if checksum and kind == "ipip":
+        options.problem("tunnel_checksum", "is for tunnel_type gue or gre, not ipip")
+    if checksum == "remcsum" and kind == "gre":
+        options.problem("tunnel_checksum", "remcsum is for tunnel_type gue, not gre")
+    checksum = "" if kind == "ipip" else checksum or "nocsum"
+    return {"tunnel_type": kind, "tunnel_port": tunnel_port, "tunnel_checksum": checksum}
+
+
+def real_servers(options: Options, default_port: int | None = None) -> list[tuple[Options, RealServer]]:
+    """The valid real servers of a service, each once, each with its options for problems found later."""
+    default_method = options.one("forward_method", choice(FORWARD_METHODS), "direct")
+    found: list[tuple[Options, RealServer]] = []
+    seen: set[tuple[str, int]] = set()
+    for item in options.mappings("real_servers"):
+        server = real_server(item, default_method, default_port)
+        if server is None:
+            continue
+        if server.id in seen:
+            item.problem("address", f"{server.address} is there twice")
+        seen.add(server.id)
+        found.append((item, server))
+    return found
+
+
+# -- whole inputs: one declaration, or ValidationError with every problem -----------------------------------------
+
+
+def virtual_services(given: Any, path: str = "services", absent: bool = False) -> Declaration:
+    """The virtual services of lvs_service and of lvs_services in the inventory.
+
+    For absent ones name and fwmark are enough.
+    """
+    problems: list[str] = []
+    parts = [virtual_service(options, absent) for options in mappings(given, path, problems)]
+    _unique(problems, path, "name", [part.names[0] if part.names else "" for part in parts])
+    _unique(problems, path, "fwmark", [part.ids[0].fwmark if part.ids else 0 for part in parts])
+    return _joined(parts, problems)
+
+
+def virtual_service(options: Options, absent: bool) -> Declaration:
+    label = options.one("name", name, "", required=True)
+    mark = options.one("fwmark", fwmark, 0, required=True)
+    traffic = options.mappings("traffic")
+    if not traffic and not absent:
+        options.problem("traffic", "needs at least one entry")
+    rules: list[MarkRule] = []
+    for entry in traffic:
+        rules += mark_rules(entry, label, mark)
+        entry.done()
+    service = service_settings(options)
+    families = sorted({rule.family for rule in rules})
+    servers = real_servers(options)
+    _check_families(servers, families)
+    options.done()
+    ids = tuple(ServiceId(family, mark) for family in (FAMILIES if absent else families))
+    return Declaration(
+        names=(label,) if label else (),
+        rules=tuple(dict.fromkeys(rules)),
+        pools={key: _pool(service(key), (server for _item, server in servers)) for key in ids},
+        ids=ids or (ServiceId(IPV4, mark),) if mark else (),
+    )
+
+
+def _check_families(servers: Iterable[tuple[Options, RealServer]], families: Sequence[str]) -> None:
+    """A real server belongs to the half of the service that has its own family; without that half it is a mistake."""
+    for item, server in servers:
+        family = family_of(server.address)
+        if families and family not in families:
+            item.problem("address", f"{server.address} is {_spoken(family)}, but no destination of the service is")
+
+
+def _pool(service: VirtualService, servers: Iterable[RealServer]) -> Pool:
+    """The service with those real servers that are of its own family."""
+    own = (server for server in servers if family_of(server.address) == service.id.family)
+    return Pool(service, {server.id: server for server in own})
+
+
+def marks(given: Any, path: str = "rules", absent: bool = False) -> Declaration:
+    """The MARK rules of iptables_mark. For absent ones the name is enough."""
+    problems: list[str] = []
+    rules: list[MarkRule] = []
+    names: list[str] = []
+    for options in mappings(given, path, problems):
+        label = options.one("name", name, "", required=True)
+        mask = options.one("mask", integer(1, FULL_MASK, "a mask"), FULL_MASK)
+        mark = options.one("mark", fwmark, 0, required=not absent)
+        if mark & ~mask:
+            options.problem("mark", f"{mark:#x} has bits outside the mask {mask:#x}")
+        if not absent or options.value("destination") is not None:
+            rules += mark_rules(options, label, mark, mask)
+        names.append(label)
+    return _joined([Declaration(names=tuple(dict.fromkeys(names)), rules=tuple(dict.fromkeys(rules)))], problems)
+
+
+def ipvs_services(given: Any, path: str = "services", absent: bool = False) -> Declaration:
+    """The virtual services of ipvs_service, by mark or by address. For absent ones what identifies them is enough."""
+    problems: list[str] = []
+    parts: list[Declaration] = []
+    seen: set[ServiceId] = set()
+    for options in mappings(given, path, problems):
+        service_id = ipvs_service_id(options)
+        service = service_settings(options)
+        servers = real_servers(options, default_port=service_id.port if service_id else 0)
+        if service_id:
+            if service_id in seen:
+                options.problem("", "is the same service as an item before it")
+            seen.add(service_id)
+            _check_ipvs_service(options, service(service_id), servers, absent)
+            pool = Pool(service(service_id), {server.id: server for _item, server in servers})
+            parts.append(Declaration(pools={service_id: pool}, ids=(service_id,)))
+        options.done()
+    return _joined(parts, problems)
+
+
+def ipvs_service_id(options: Options) -> ServiceId | None:
+    """Mark and family, or protocol, address and port."""
+    mark = options.one("fwmark", fwmark, 0)
+    family = options.one("family", choice(FAMILIES), "")
+    protocol = options.one("protocol", choice(PROTOCOLS), "")
+    address = options.one("address", unicast_address, "")
+    number = options.value("port")
+    by_address = [key for key in ("protocol", "address", "port") if options.value(key) is not None]
+    if options.value("fwmark") is not None:
+        for key in by_address:
+            options.problem(key, "does not go together with fwmark")
+        return ServiceId(family or IPV4, mark) if mark and not by_address else None
+    if len(by_address) < 3:
+        options.problem("", "needs fwmark, or protocol, address and port")
+        return None
+    virtual_port = options.one("port", any_port, 0)
+    if address and family and family != family_of(address):
+        options.problem("family", f"{family} does not fit the address {address}")
+    if not address or not protocol or not isinstance(virtual_port, int) or number is None:
+        return None
+    return ServiceId(family_of(address), protocol=protocol, address=address, port=virtual_port)
+
+
+def _check_ipvs_service(
+    options: Options, service: VirtualService, servers: Iterable[tuple[Options, RealServer]], absent: bool
+) -> None:
+    """What the kernel refuses, or silently makes something else of."""
+    service_id = service.id
+    if not service_id.fwmark and not service_id.port and not service.persistence_timeout and not absent:
+        options.problem("port", "0 stands for every port, and needs persistence_timeout")
+    for item, server in servers:
+        if family_of(server.address) != service_id.family and server.forward_method != "tunnel":
+            item.problem("address", f"{server.address} is of the other family, which only a tunnel allows")
+        if not service_id.fwmark and server.forward_method != "masquerade" and server.port != service_id.port:
+            item.problem("port", f"{server.port} is not the port of the service; only masquerade can translate it")
+
+
+def chain_of(given: Any, path: str = "chain") -> str:
+    """The name of a chain of our own."""
+    try:
+        if given in BUILTIN_CHAINS:
+            raise ValueError(f"{given} belongs to the kernel, not to us")
+        return chain_name(given)
+    except ValueError as error:
+        raise ValidationError([f"{path}: {error}"]) from None
+
+
+def _unique(problems: list[str], path: str, key: str, values: Sequence[Any]) -> None:
+    first: dict[Any, int] = {}
+    for place, value in enumerate(values):
+        if value and value in first:
+            problems.append(f"{path}[{place}].{key}: {value} is taken by {path}[{first[value]}]")
+        first.setdefault(value, place)
+
+
+def _joined(parts: Sequence[Declaration], problems: Sequence[str]) -> Declaration:
+    if problems:
+        raise ValidationError(problems)
+    return Declaration(
+        names=tuple(label for part in parts for label in part.names),
+        rules=tuple(rule for part in parts for rule in part.rules),
+        pools={key: pool for part in parts for key, pool in part.pools.items()},
+        ids=tuple(key for part in parts for key in part.ids),
+    )

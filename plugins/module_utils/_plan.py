@@ -1,0 +1,224 @@
+# Copyright: lvs.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""From a declaration and what is there to what should be there, and the way between. PRIVATE to the collection. Pure.
+
+A target is a whole state, with everything in it that is not ours. So there is one planner for all modules, for check
+mode and for the way back after a failure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Iterable, Mapping, Sequence
+
+from ._iptables import chain_rule, edit_chain, retired
+from ._model import (
+    ChainEdit,
+    ChainRule,
+    Declaration,
+    IpvsOperation,
+    MarkChain,
+    Operation,
+    Pool,
+    RealServer,
+    RealServerId,
+    RouterState,
+    ServiceId,
+    VirtualService,
+)
+
+# -- what should be there -----------------------------------------------------------------------------------------
+
+
+def virtual_services_target(current: RouterState, declared: Declaration, purge: str) -> RouterState:
+    """Both halves of the declared services, and of the others what purge leaves (none: all, owned: what is not ours).
+
+    A service is ours if a rule of ours in the chain gives its mark: the kernel itself keeps the record of ownership.
+    Whatever purge says, a declared service leaves nothing behind of what it was before, say under another mark.
+    """
+    if purge == "all":
+        marks = {family: chain.with_rules(_rules(declared, family)) for family, chain in current.marks.items()}
+        return RouterState(marks, declared.pools)
+    names = frozenset(declared.names) if purge == "none" else None
+    replaced = _owned_ids(current.marks, names)
+    pools = {service_id: pool for service_id, pool in current.pools.items() if service_id not in replaced}
+    return RouterState(_marks_target(current, declared, names), {**pools, **declared.pools})
+
+
+def virtual_services_absent(current: RouterState, declared: Declaration) -> RouterState:
+    """Without the named services: their rules, the services of the marks of these, and those of the declared mark."""
+    names = frozenset(declared.names)
+    gone = _owned_ids(current.marks, names) | set(declared.ids)
+    pools = {service_id: pool for service_id, pool in current.pools.items() if service_id not in gone}
+    return RouterState(_marks_target(current, Declaration(), names), pools)
+
+
+def marks_target(current: RouterState, declared: Declaration, purge: bool) -> RouterState:
+    """The declared MARK rules; of the other rules of ours those that purge leaves."""
+    names = None if purge else frozenset(declared.names)
+    return replace(current, marks=_marks_target(current, declared, names))
+
+
+def marks_absent(current: RouterState, declared: Declaration) -> RouterState:
+    return replace(current, marks=_marks_target(current, Declaration(), frozenset(declared.names)))
+
+
+def pools_target(current: RouterState, declared: Declaration, purge: bool) -> RouterState:
+    """The declared virtual services with exactly their real servers; the others unless purge takes them away."""
+    return replace(current, pools={**({} if purge else current.pools), **declared.pools})
+
+
+def pools_absent(current: RouterState, declared: Declaration) -> RouterState:
+    gone = set(declared.ids)
+    return replace(current, pools={key: pool for key, pool in current.pools.items() if key not in gone})
+
+
+def _rules(declared: Declaration, family: str) -> tuple[ChainRule, ...]:
+    return tuple(chain_rule(rule) for rule in declared.rules_of(family))
+
+
+def _is_managed(rule: ChainRule, names: frozenset[str] | None) -> bool:
+    """Whether a rule belongs to one of the names; to any name at all with None. Somebody else's rule has no name."""
+    return bool(rule.name) and (names is None or rule.name in names)
+
+
+def _owned_ids(marks: Mapping[str, MarkChain], names: frozenset[str] | None) -> set[ServiceId]:
+    return {
+        ServiceId(family, rule.mark)
+        for family, chain in marks.items()
+        for rule in chain.rules
+        if rule.mark and _is_managed(rule, names)
+    }
+
+
+def _marks_target(current: RouterState, declared: Declaration, names: frozenset[str] | None) -> dict[str, MarkChain]:
+    return {
+        family: chain.with_rules(_merged(chain.rules, _rules(declared, family), names))
+        for family, chain in current.marks.items()
+    }
+
+
+def _merged(
+    current: Sequence[ChainRule], wanted: tuple[ChainRule, ...], names: frozenset[str] | None
+) -> tuple[ChainRule, ...]:
+    """The wanted rules where the managed ones stand now, at the end if there are none yet; the others stay put.
+
+    A later MARK rule overrides an earlier one, so the wanted order is kept, but where it is the order already, rules
+    of others may stand in between: two callers that each manage their own names do not push each other around.
+    """
+    managed = tuple(rule for rule in current if _is_managed(rule, names))
+    if managed == wanted:
+        return tuple(current)
+    first = next((place for place, rule in enumerate(current) if _is_managed(rule, names)), len(current))
+    others_behind = tuple(rule for rule in current[first:] if not _is_managed(rule, names))
+    return (*current[:first], *wanted, *others_behind)
+
+
+# -- the way there ------------------------------------------------------------------------------------------------
+
+
+def plan(chain: str, current: RouterState, target: RouterState) -> list[Operation]:
+    """The operations from current to target, in an order that never marks a packet for a service that is not there.
+
+    New services, new real servers, edits in place; then all marks of a family in one swap; then what is to go.
+    """
+    retiring = _retiring(current, target)
+    operations: list[Operation] = [*_additions(current.pools, target.pools), *_edits(current.pools, target.pools)]
+    swapped = _edits_of_chains(chain, current.marks, retiring)
+    removals = _removals(current.pools, target.pools)
+    cleared = _edits_of_chains(chain, retiring, target.marks)
+    return [*operations, *swapped, *removals, *cleared]
+
+
+def _retiring(current: RouterState, target: RouterState) -> dict[str, MarkChain]:
+    """The chains for as long as services are being removed: the wanted rules, and who owned the marks that go.
+
+    Without that record, a run that dies between the swap and the removal would leave services that nobody owns.
+    """
+    chains = {}
+    for family, wanted in target.marks.items():
+        gone = {key.fwmark for key in current.pools if key.family == family and key not in target.pools}
+        marks_left = {rule.mark for rule in wanted.rules}
+        owners = {
+            rule.mark: retired(rule, family)
+            for rule in current.marks[family].rules
+            if rule.name and rule.mark in gone - marks_left
+        }
+        chains[family] = wanted.with_rules((*wanted.rules, *owners.values())) if owners else wanted
+    return chains
+
+
+def _edits_of_chains(
+    chain: str, current: Mapping[str, MarkChain], target: Mapping[str, MarkChain]
+) -> Iterable[ChainEdit]:
+    edits = (edit_chain(family, chain, current[family], target[family]) for family in target)
+    return [edit for edit in edits if edit is not None]
+
+
+def _additions(current: Mapping[ServiceId, Pool], target: Mapping[ServiceId, Pool]) -> Iterable[IpvsOperation]:
+    for service_id, pool in target.items():
+        if service_id not in current:
+            yield IpvsOperation("A", pool.service)
+    for service_id, pool in target.items():
+        there = current[service_id].real_servers if service_id in current else {}
+        for key, server in pool.real_servers.items():
+            if key not in there:
+                yield IpvsOperation("a", pool.service, server)
+
+
+def _edits(current: Mapping[ServiceId, Pool], target: Mapping[ServiceId, Pool]) -> Iterable[IpvsOperation]:
+    for service_id, pool in target.items():
+        before = current.get(service_id)
+        if before is None or before == pool:
+            continue
+        if before.service != pool.service:
+            yield IpvsOperation("E", pool.service)
+        for key, server in pool.real_servers.items():
+            if before.real_servers.get(key, server) != server:
+                yield IpvsOperation("e", pool.service, server)
+
+
+def _removals(current: Mapping[ServiceId, Pool], target: Mapping[ServiceId, Pool]) -> Iterable[IpvsOperation]:
+    """Real servers of services that stay, then services: the kernel lets go of a service's real servers with it."""
+    for service_id, pool in current.items():
+        wanted = target.get(service_id)
+        for key, server in pool.real_servers.items():
+            if wanted is not None and key not in wanted.real_servers:
+                yield IpvsOperation("d", pool.service, server)
+    for service_id, pool in current.items():
+        if service_id not in target:
+            yield IpvsOperation("D", pool.service)
+
+
+# -- what an operation leads to -----------------------------------------------------------------------------------
+
+
+def apply(state: RouterState, operations: Iterable[Operation]) -> RouterState:
+    """The state after the operations, as the kernel would have it."""
+    marks = dict(state.marks)
+    services = {key: pool.service for key, pool in state.pools.items()}
+    servers = {key: dict(pool.real_servers) for key, pool in state.pools.items()}
+    for operation in operations:
+        if isinstance(operation, ChainEdit):
+            marks[operation.family] = operation.after
+        else:
+            _apply_ipvs(services, servers, operation)
+    return RouterState(marks, {key: Pool(service, servers[key]) for key, service in services.items()})
+
+
+def _apply_ipvs(
+    services: dict[ServiceId, VirtualService],
+    servers: dict[ServiceId, dict[RealServerId, RealServer]],
+    operation: IpvsOperation,
+) -> None:
+    key, server = operation.service.id, operation.real_server
+    if operation.command == "D":
+        del services[key], servers[key]
+    elif server is None:
+        services[key] = operation.service
+        servers.setdefault(key, {})
+    elif operation.command == "d":
+        del servers[key][server.id]
+    else:
+        servers[key][server.id] = server

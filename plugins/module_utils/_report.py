@@ -1,0 +1,231 @@
+# Copyright: lvs.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A router's state as the modules' own options, and what is wrong with it. PRIVATE to the collection. Pure."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from itertools import groupby
+from typing import Any, Iterable, Iterator, Mapping, Sequence
+
+from ._errors import ValidationError
+from ._iptables import port_items
+from ._model import (
+    FAMILIES,
+    FULL_MASK,
+    FULL_NETMASK,
+    IPV4,
+    IPV6,
+    MarkRule,
+    Pool,
+    RealServer,
+    RouterState,
+    ServiceId,
+    VirtualService,
+)
+from ._params import virtual_services
+
+# -- shapes -------------------------------------------------------------------------------------------------------
+
+
+def rules(state: RouterState) -> list[dict[str, Any]]:
+    """The MARK rules of ours, as iptables_mark takes them."""
+    return [
+        {"name": rule.name, "mark": rule.mark, "mask": rule.mask, **traffic}
+        for rule, traffic in _traffic(_own_rules(state))
+    ]
+
+
+def ipvs_services(state: RouterState) -> list[dict[str, Any]]:
+    """The whole IPVS table, as ipvs_service takes it."""
+    return [
+        {
+            **identity(pool.service.id),
+            **_settings([pool.service]),
+            "real_servers": [_real_server(server, with_port=True) for server in pool.real_servers.values()],
+        }
+        for pool in state.pools.values()
+    ]
+
+
+def services(state: RouterState) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The virtual services that lvs_service could have made, as it takes them; and problems with the others of ours."""
+    by_name: dict[str, list[MarkRule]] = {}
+    for rule in _own_rules(state):
+        by_name.setdefault(rule.name, []).append(rule)
+    found, problems = [], []
+    for name, own in by_name.items():
+        pools = [state.pools[key] for key in _ids(own) if key in state.pools]
+        service = _virtual_service(name, own, pools)
+        if _reproduces(service, own, pools):
+            found.append(service)
+        elif len(pools) == len(_ids(own)):
+            why = f"{name}: its rules and IPVS services are not what one declared service makes"
+            problems.append(_problem("not_declarable", why, name=name, fwmark=own[0].mark))
+    return found, problems
+
+
+def _ids(own: Iterable[MarkRule]) -> list[ServiceId]:
+    return list(dict.fromkeys(ServiceId(rule.family, rule.mark) for rule in own))
+
+
+def _reproduces(service: dict[str, Any], own: Sequence[MarkRule], pools: Sequence[Pool]) -> bool:
+    """Whether declaring the service would leave everything as it is."""
+    try:
+        declared = virtual_services([service])
+    except ValidationError:
+        return False
+    wanted = {pool.service.id: pool for pool in pools}
+    return declared.rules == tuple(own) and dict(declared.pools) == wanted
+
+
+def _own_rules(state: RouterState) -> list[MarkRule]:
+    chains = (state.marks[family] for family in FAMILIES if family in state.marks)
+    return [rule.meaning for chain in chains for rule in chain.rules if isinstance(rule.meaning, MarkRule)]
+
+
+def _virtual_service(name: str, own: Sequence[MarkRule], pools: Sequence[Pool]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "fwmark": own[0].mark,
+        "traffic": [traffic for _rule, traffic in _traffic(own)],
+        **_settings([pool.service for pool in pools]),
+        "real_servers": [
+            _real_server(server, with_port=False) for pool in pools for server in pool.real_servers.values()
+        ],
+    }
+
+
+def _traffic(own: Iterable[MarkRule]) -> Iterator[tuple[MarkRule, dict[str, Any]]]:
+    """Traffic entries: neighbours that differ in nothing but the destination are one."""
+
+    def others(rule: MarkRule) -> tuple[Any, ...]:
+        narrowed = (rule.protocol, rule.ports, rule.source, rule.in_interface)
+        return (rule.name, rule.mark, rule.mask, rule.family, *narrowed)
+
+    for _key, group in groupby(own, key=others):
+        alike = list(group)
+        rule = alike[0]
+        destinations = [_shown(item.destination) for item in alike]
+        entry: dict[str, Any] = {"destination": destinations, "protocol": [rule.protocol]}
+        if rule.ports:
+            entry["ports"] = port_items(rule.ports)
+        if rule.source:
+            entry["source"] = [_shown(rule.source)]
+        if rule.in_interface:
+            entry["in_interface"] = rule.in_interface
+        yield rule, entry
+
+
+def _shown(destination: str) -> str:
+    """A single address without its prefix, the way people write it."""
+    parsed = ip_network(destination)
+    return str(parsed.network_address) if parsed.num_addresses == 1 else destination
+
+
+def identity(service_id: ServiceId) -> dict[str, Any]:
+    """What identifies an IPVS service, as options."""
+    if service_id.fwmark:
+        return {"fwmark": service_id.fwmark, "family": service_id.family}
+    return {"protocol": service_id.protocol, "address": service_id.address, "port": service_id.port}
+
+
+def _settings(halves: Sequence[VirtualService]) -> dict[str, Any]:
+    """The settings of a service, netmasks from the half that has them; what is at its default is left out."""
+    if not halves:
+        return {}
+    first = halves[0]
+    masks = {half.id.family: half.persistence_netmask for half in halves}
+    settings: dict[str, Any] = {"scheduler": first.scheduler}
+    if first.scheduler_flags:
+        settings["scheduler_flags"] = list(first.scheduler_flags)
+    if first.persistence_timeout:
+        settings["persistence_timeout"] = first.persistence_timeout
+    for family, key in ((IPV4, "persistence_netmask"), (IPV6, "persistence_netmask6")):
+        if masks.get(family, FULL_NETMASK[family]) != FULL_NETMASK[family]:
+            settings[key] = masks[family]
+    if first.persistence_engine:
+        settings["persistence_engine"] = first.persistence_engine
+    if first.one_packet:
+        settings["one_packet"] = True
+    return settings
+
+
+def _real_server(server: RealServer, with_port: bool) -> dict[str, Any]:
+    shape: dict[str, Any] = {"address": server.address}
+    if with_port:
+        shape["port"] = server.port
+    shape.update(weight=server.weight, forward_method=server.forward_method)
+    for key in ("upper_threshold", "lower_threshold", "tunnel_type", "tunnel_port", "tunnel_checksum"):
+        value = getattr(server, key)
+        if value:
+            shape[key] = value
+    return shape
+
+
+# -- problems -----------------------------------------------------------------------------------------------------
+
+
+def problems(state: RouterState, marks_given: Mapping[str, set[int]]) -> list[dict[str, Any]]:
+    """What does not fit together. marks_given: the marks that any rule of table mangle sets, by family."""
+    return [*_lone_marks(state), *_lone_services(state, marks_given), *_chain_problems(state)]
+
+
+def single_destinations(state: RouterState) -> list[tuple[str, int]]:
+    """The addresses that packets of ours go to, each with the mark it gets; networks are left out."""
+    single = {
+        (rule.destination.partition("/")[0], rule.mark)
+        for rule in _own_rules(state)
+        if ip_network(rule.destination).num_addresses == 1
+    }
+    return sorted(single)
+
+
+def not_local(destinations: Iterable[tuple[str, int]], local: set[str]) -> list[dict[str, Any]]:
+    """IPVS takes packets on their way to a local process; those to an address that is not local pass it by."""
+    return [
+        _problem("vip_not_local", f"{address} is not local to this router: IPVS will not see its packets",
+                 address=address, fwmark=fwmark)
+        for address, fwmark in destinations
+        if address not in local
+    ]  # fmt: skip
+
+
+def unreadable(family: str, why: str) -> dict[str, Any]:
+    return _problem("unreadable", why, family=family)
+
+
+def _lone_marks(state: RouterState) -> list[dict[str, Any]]:
+    owners = {ServiceId(rule.family, rule.mark): rule.name for rule in _own_rules(state) if rule.mask == FULL_MASK}
+    return [
+        _problem("mark_without_service", f"{name}: mark {key.fwmark} has no IPVS service in {key.family}",
+                 name=name, fwmark=key.fwmark, family=key.family)
+        for key, name in owners.items()
+        if key not in state.pools
+    ]  # fmt: skip
+
+
+def _lone_services(state: RouterState, marks_given: Mapping[str, set[int]]) -> list[dict[str, Any]]:
+    return [
+        _problem("service_without_mark", f"no rule in {key.family} gives the mark {key.fwmark} of this IPVS service",
+                 fwmark=key.fwmark, family=key.family)
+        for key in state.pools
+        if key.fwmark and key.fwmark not in marks_given.get(key.family, set())
+    ]  # fmt: skip
+
+
+def _chain_problems(state: RouterState) -> Iterator[dict[str, Any]]:
+    for family, chain in state.marks.items():
+        if chain.rules and chain.jumps != 1:
+            why = f"the {family} chain is entered from PREROUTING {chain.jumps} times instead of once"
+            yield _problem("jump", why, family=family)
+        for rule in chain.rules:
+            if not isinstance(rule.meaning, MarkRule):
+                yield _problem(
+                    "foreign_rule", f"a rule in our {family} chain that is not ours: {rule.text}", family=family
+                )
+
+
+def _problem(kind: str, message: str, **subject: Any) -> dict[str, Any]:
+    return {"kind": kind, "message": message, **subject}

@@ -1,0 +1,198 @@
+# Copyright: lvs.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""One LVS router as the engine sees it: a state to read, operations to write. PRIVATE to the collection."""
+
+from __future__ import annotations
+
+import errno
+from ipaddress import ip_address
+from types import TracebackType
+from typing import Any, Iterable, Iterator, List, Sequence, Tuple
+
+from . import _host as host
+from . import _ipvsadm as ipvsadm
+from . import _wire as wire
+from ._errors import KernelError, LvsError, ParseError, ToolError
+from ._iptables import COMMAND, DEFAULT_CHAIN, parse_mangle, transaction, unreadable
+from ._model import FAMILIES, IPV4, IPV6, ChainEdit, IpvsOperation, MarkChain, Operation, Pool, RouterState, ServiceId
+from ._netlink import NetlinkSocket
+from ._report import identity
+
+# A virtual service and its real servers as the kernel reports them.
+Entry = Tuple[wire.Attributes, List[wire.Attributes]]
+
+# Seconds to wait for the lock that iptables-legacy takes; the nft variant has transactions instead and ignores it.
+_XTABLES_WAIT = "10"
+_LEGACY_TABLES = {IPV4: "/proc/net/ip_tables_names", IPV6: "/proc/net/ip6_tables_names"}
+# iptables-nft exits with 3 when a native nft rule stands in a table that it is asked to print.
+_UNREADABLE_STATUS = 3
+
+
+class Router:
+    """The marks and the IPVS table of the machine we run on; each only if asked for. Use it in a with statement."""
+
+    def __init__(self, chain: str = DEFAULT_CHAIN, marks: bool = True, ipvs: bool = True) -> None:
+        self.chain = chain
+        self._marks = marks
+        self._ipvs = ipvs
+        self._netlink = NetlinkSocket()
+
+    def __enter__(self) -> Router:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._netlink.close()
+
+    def read(self) -> RouterState:
+        """The state as it is. Reading changes nothing and loads no kernel module: what is not loaded is empty."""
+        return RouterState(self.read_marks(), pools_of(self.entries()) if self._ipvs else {})
+
+    def read_marks(self) -> dict[str, MarkChain]:
+        if not self._marks:
+            return {}
+        return {family: parse_mangle(saved_mangle(family), family, self.chain) for family in FAMILIES}
+
+    def entries(self) -> list[Entry]:
+        """Every virtual service with its real servers, as the kernel reports them."""
+        if not self._netlink.family:
+            return []
+        services = [wire.attributes(found[wire.ATTR_SERVICE]) for found in self._netlink.dump(wire.CMD_GET_SERVICE)]
+        return [(service, self._real_servers(service)) for service in services]
+
+    def _real_servers(self, service: wire.Attributes) -> list[wire.Attributes]:
+        service_id = wire.encode_id(wire.decode_service(service).id)
+        found = self._netlink.dump(wire.CMD_GET_DEST, service_id)
+        return [wire.attributes(real_server[wire.ATTR_DEST]) for real_server in found]
+
+    def timeouts(self) -> dict[str, int]:
+        """The connection timeouts in seconds; nothing while ip_vs is not loaded."""
+        return wire.decode_timeouts(self._netlink.get(wire.CMD_GET_CONFIG)) if self._netlink.family else {}
+
+    def daemons(self) -> list[dict[str, object]]:
+        """The running connection sync daemons."""
+        found = self._netlink.dump(wire.CMD_GET_DAEMON) if self._netlink.family else []
+        return [wire.decode_daemon(wire.attributes(daemon[wire.ATTR_DAEMON])) for daemon in found]
+
+    def prepare(self, operations: Iterable[Operation]) -> None:
+        """See to what the operations need, before the first of them changes anything.
+
+        Loads ip_vs; the kernel itself loads schedulers when they are named. Raises LvsError for what is missing.
+        """
+        for family in {operation.family for operation in operations if isinstance(operation, ChainEdit)}:
+            host.find(f"{COMMAND[family]}-restore")
+        if any(isinstance(operation, IpvsOperation) for operation in operations) and not self._netlink.family:
+            status, _output, said = host.attempt(["modprobe", "ip_vs"])
+            if not self._netlink.find_family():
+                raise LvsError(f"this kernel has no IPVS: modprobe ip_vs: exit status {status}: {said.strip()}")
+
+    def write(self, operation: Operation) -> None:
+        """Carry out one operation. Raises ToolError or KernelError."""
+        if isinstance(operation, ChainEdit):
+            restore = [f"{COMMAND[operation.family]}-restore", "--noflush", "--wait", _XTABLES_WAIT]
+            host.run(restore, transaction(operation.lines))
+        else:
+            self._write_ipvs(operation)
+
+    def _write_ipvs(self, operation: IpvsOperation) -> None:
+        words = ipvsadm.command_line(operation)
+        try:
+            self._netlink.request(wire.COMMANDS[operation.command], _payload(operation), words)
+        except KernelError as error:
+            raise KernelError(words, error.code, _meaning(operation, error.code)) from None
+
+
+def _payload(operation: IpvsOperation) -> bytes:
+    service, server = operation.service, operation.real_server
+    if server is None:
+        return wire.encode_id(service.id) if operation.command == "D" else wire.encode_service(service)
+    encode = wire.encode_real_server_id if operation.command == "d" else wire.encode_real_server
+    return wire.encode_id(service.id) + encode(server)
+
+
+def _meaning(operation: IpvsOperation, code: int) -> str:
+    """What an errno of ip_vs_ctl.c means for this operation."""
+    if operation.command in "AE" and code == errno.ENOENT:
+        engine = operation.service.persistence_engine
+        return f"it has no scheduler {operation.service.scheduler}" + (f" or no engine {engine}" if engine else "")
+    return {
+        errno.EEXIST: "it was added by somebody else meanwhile",
+        errno.ESRCH: "the virtual service was removed by somebody else meanwhile",
+        errno.ENOENT: "the real server was removed by somebody else meanwhile",
+        errno.ERANGE: "the lower threshold is above the upper one",
+        errno.EINVAL: "an address is not unicast, or a setting is unknown to this kernel",
+        errno.EPERM: "it takes root",
+    }.get(code, "")
+
+
+def pools_of(entries: Sequence[Entry]) -> dict[ServiceId, Pool]:
+    """The kernel's entries as values."""
+    pools = (_pool(service, real_servers) for service, real_servers in entries)
+    return {pool.service.id: pool for pool in pools}
+
+
+def _pool(found: wire.Attributes, real_servers: Sequence[wire.Attributes]) -> Pool:
+    service = wire.decode_service(found)
+    servers = (wire.decode_real_server(real_server, service.id.family) for real_server in real_servers)
+    return Pool(service, {server.id: server for server in servers})
+
+
+def saved_mangle(family: str) -> str:
+    """Table mangle as iptables-save prints it; empty where it does not exist or iptables is not installed.
+
+    Merely reading a table through iptables-legacy loads it into the kernel, so one that is not listed is not read.
+    """
+    tool = f"{COMMAND[family]}-save"
+    path = host.installed(tool)
+    if not path or ("nft" not in path and "mangle" not in host.read_text(_LEGACY_TABLES[family]).split()):
+        return ""
+    status, output, said = host.attempt([tool, "-t", "mangle"])
+    if status == _UNREADABLE_STATUS:
+        raise ParseError(f"{tool} -t mangle: exit status {status}: {unreadable(family)}: {said.strip()}")
+    if status:
+        raise ToolError([tool, "-t", "mangle"], status, said or output)
+    return output
+
+
+def counters_of(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """What the kernel counted for each virtual service and each of its real servers."""
+    return [
+        {
+            **identity(wire.decode_service(service).id),
+            **wire.decode_counters(service, wire.SVC_STATS64, wire.SVC_STATS),
+            "real_servers": [_real_server_counters(service, real_server) for real_server in real_servers],
+        }
+        for service, real_servers in entries
+    ]
+
+
+def _real_server_counters(service: wire.Attributes, found: wire.Attributes) -> dict[str, Any]:
+    server = wire.decode_real_server(found, wire.decode_service(service).id.family)
+    return {
+        "address": server.address,
+        "port": server.port,
+        **wire.decode_counters(found, wire.DEST_STATS64, wire.DEST_STATS),
+        **wire.decode_connections(found),
+    }
+
+
+def local_addresses(destinations: Iterable[tuple[str, int]]) -> set[str]:
+    """Those of the addresses that this machine takes for itself when they come with their mark.
+
+    The router's own answer counts: it owns the address, or a route (perhaps one for the mark) says local.
+    """
+    asked = "".join(f"route get {address} mark {fwmark}\n" for address, fwmark in destinations)
+    if not asked:
+        return set()
+    # An address without any route makes ip fail; -force has it go on with the next one.
+    _status, output, _said = host.attempt(["ip", "-force", "-batch", "-"], asked)
+    return set(_local_words(output.splitlines()))
+
+
+def _local_words(lines: Iterable[str]) -> Iterator[str]:
+    for line in lines:
+        words = line.split()
+        if words[:1] == ["local"]:
+            yield str(ip_address(words[1]))

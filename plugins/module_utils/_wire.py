@@ -1,0 +1,371 @@
+# Copyright: lvs.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The kernel's IPVS interface as bytes: generic netlink, linux/ip_vs.h. PRIVATE to the collection. Pure.
+
+Netlink is in the byte order of the machine; addresses, ports and the IPv4 netmask are in network order inside it.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from ipaddress import ip_address
+from typing import Any, Dict, Iterator, Tuple
+
+from ._errors import ParseError
+from ._model import FULL_NETMASK, IPV4, IPV6, RealServer, ServiceId, VirtualService, family_of, flag_names
+
+# An attribute's type and its payload.
+Attributes = Dict[int, bytes]
+# One message: its type, its sequence number, what follows the netlink header.
+Message = Tuple[int, int, bytes]
+
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
+GENL_ID_CTRL, CTRL_CMD_GETFAMILY = 0x10, 3
+CTRL_ATTR_FAMILY_ID, CTRL_ATTR_FAMILY_NAME = 1, 2
+IPVS_GENL_NAME, IPVS_GENL_VERSION = "IPVS", 1
+
+CMD_NEW_SERVICE, CMD_SET_SERVICE, CMD_DEL_SERVICE, CMD_GET_SERVICE = 1, 2, 3, 4
+CMD_NEW_DEST, CMD_SET_DEST, CMD_DEL_DEST, CMD_GET_DEST = 5, 6, 7, 8
+CMD_GET_DAEMON, CMD_GET_CONFIG = 11, 13
+# ipvsadm's letters, which the plan speaks, to the kernel's commands.
+COMMANDS = {
+    "A": CMD_NEW_SERVICE,
+    "E": CMD_SET_SERVICE,
+    "D": CMD_DEL_SERVICE,
+    "a": CMD_NEW_DEST,
+    "e": CMD_SET_DEST,
+    "d": CMD_DEL_DEST,
+}
+
+ATTR_SERVICE, ATTR_DEST, ATTR_DAEMON = 1, 2, 3
+ATTR_TIMEOUT_TCP, ATTR_TIMEOUT_TCP_FIN, ATTR_TIMEOUT_UDP = 4, 5, 6
+SVC_AF, SVC_PROTOCOL, SVC_ADDR, SVC_PORT, SVC_FWMARK, SVC_SCHED, SVC_FLAGS = 1, 2, 3, 4, 5, 6, 7
+SVC_TIMEOUT, SVC_NETMASK, SVC_STATS, SVC_PE, SVC_STATS64 = 8, 9, 10, 11, 12
+DEST_ADDR, DEST_PORT, DEST_METHOD, DEST_WEIGHT, DEST_UPPER, DEST_LOWER = 1, 2, 3, 4, 5, 6
+DEST_ACTIVE, DEST_INACTIVE, DEST_PERSISTENT, DEST_STATS, DEST_AF, DEST_STATS64 = 7, 8, 9, 10, 11, 12
+DEST_TUN_TYPE, DEST_TUN_PORT, DEST_TUN_FLAGS = 13, 14, 15
+DAEMON_STATE, DAEMON_IFN, DAEMON_SYNC_ID, DAEMON_MAXLEN, DAEMON_GROUP, DAEMON_GROUP6 = 1, 2, 3, 4, 5, 6
+DAEMON_PORT, DAEMON_TTL = 7, 8
+
+F_PERSISTENT, F_ONE_PACKET, F_SCHEDULER = 0x1, 0x4, (0x8, 0x10, 0x20)
+# The kernel ORs flags of its own into what it reports (0x2: hashed); only these are settings.
+F_SETTINGS = F_PERSISTENT | F_ONE_PACKET | sum(F_SCHEDULER)
+FORWARD_METHODS = ("masquerade", "local", "tunnel", "direct", "bypass")
+FORWARD_MASK = 0x7
+TUNNEL_TYPES = ("ipip", "gue", "gre")
+TUNNEL_CHECKSUMS = ("nocsum", "csum", "remcsum")
+PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP, "sctp": 132}
+PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
+AF = {IPV4: int(socket.AF_INET), IPV6: int(socket.AF_INET6)}
+FAMILY = {number: name for name, number in AF.items()}
+
+_NLMSGHDR = struct.Struct("=IHHII")
+_GENLMSGHDR = struct.Struct("=BBH")
+_NLATTR = struct.Struct("=HH")
+_U16, _U32, _U64, _BE16 = struct.Struct("=H"), struct.Struct("=I"), struct.Struct("=Q"), struct.Struct("!H")
+
+
+# -- netlink ------------------------------------------------------------------------------------------------------
+
+
+def message(kind: int, flags: int, sequence: int, command: int, payload: bytes) -> bytes:
+    """A generic netlink request. The port id stays 0: the kernel knows whose socket it is."""
+    body = _GENLMSGHDR.pack(command, IPVS_GENL_VERSION, 0) + payload
+    return _NLMSGHDR.pack(_NLMSGHDR.size + len(body), kind, NLM_F_REQUEST | flags, sequence, 0) + body
+
+
+def messages(data: bytes) -> Iterator[Message]:
+    """The messages of one datagram. Raises ParseError where a length cannot be true."""
+    offset = 0
+    while offset < len(data):
+        if len(data) - offset < _NLMSGHDR.size:
+            raise ParseError("netlink: a message is shorter than its header")
+        length, kind, _flags, sequence, _port = _NLMSGHDR.unpack_from(data, offset)
+        if not _NLMSGHDR.size <= length <= len(data) - offset:
+            raise ParseError(f"netlink: a message of {length} bytes where {len(data) - offset} are left")
+        yield kind, sequence, data[offset + _NLMSGHDR.size : offset + length]
+        offset += _aligned(length)
+
+
+def error_code(body: bytes) -> int:
+    """The errno of an NLMSG_ERROR message, 0 for an acknowledgement."""
+    if len(body) < 4:
+        raise ParseError("netlink: an error message without an error")
+    return -int(struct.unpack_from("=i", body)[0])
+
+
+def generic_attributes(body: bytes) -> Attributes:
+    """The attributes behind the generic netlink header."""
+    return attributes(body[_GENLMSGHDR.size :])
+
+
+def attributes(data: bytes) -> Attributes:
+    found: Attributes = {}
+    offset, end = 0, len(data)
+    while offset < end:
+        if end - offset < _NLATTR.size:
+            raise ParseError("netlink: an attribute is shorter than its header")
+        length, kind = _NLATTR.unpack_from(data, offset)
+        if not _NLATTR.size <= length <= end - offset:
+            raise ParseError(f"netlink: an attribute of {length} bytes where {end - offset} are left")
+        found[kind & 0x3FFF] = data[offset + _NLATTR.size : offset + length]
+        offset += _aligned(length)
+    return found
+
+
+def family_id(found: Attributes) -> int:
+    """The number under which a generic netlink family takes messages, from CTRL_CMD_GETFAMILY."""
+    return _integer(_U16, found, CTRL_ATTR_FAMILY_ID)
+
+
+def attribute(kind: int, payload: bytes) -> bytes:
+    padding = b"\0" * (-len(payload) % 4)
+    return _NLATTR.pack(_NLATTR.size + len(payload), kind) + payload + padding
+
+
+def _aligned(length: int) -> int:
+    return (length + 3) & ~3
+
+
+def _text(value: str) -> bytes:
+    return value.encode("ascii") + b"\0"
+
+
+def _string(payload: bytes) -> str:
+    return payload.split(b"\0", 1)[0].decode("ascii", "replace")
+
+
+def _integer(layout: struct.Struct, found: Attributes, kind: int) -> int:
+    """A number; 0 where an older kernel does not report it. Raises ParseError for another size."""
+    payload = found.get(kind)
+    if payload is None:
+        return 0
+    if len(payload) != layout.size:
+        raise ParseError(f"netlink: attribute {kind} has {len(payload)} bytes instead of {layout.size}")
+    return int(layout.unpack(payload)[0])
+
+
+# -- addresses ----------------------------------------------------------------------------------------------------
+
+
+def _packed(address: str) -> bytes:
+    """The kernel's address union: always 16 bytes, IPv4 in the first four."""
+    return socket.inet_pton(AF[family_of(address)], address).ljust(16, b"\0")
+
+
+def _address(family: str, packed: bytes) -> str:
+    size = 4 if family == IPV4 else 16
+    if len(packed) < size:
+        raise ParseError(f"netlink: an {family} address of {len(packed)} bytes")
+    return _canonical(socket.inet_ntop(AF[family], packed[:size]))
+
+
+def _canonical(address: str) -> str:
+    """inet_ntop prints ::ffff:192.0.2.1 where ipaddress prints hexadecimal; all else is the same."""
+    if ":" not in address or "." not in address:
+        return address
+    return str(ip_address(address))
+
+
+def _family(number: int) -> str:
+    if number not in FAMILY:
+        raise ParseError(f"netlink: unknown address family {number}")
+    return FAMILY[number]
+
+
+# -- services -----------------------------------------------------------------------------------------------------
+
+
+def encode_id(service_id: ServiceId) -> bytes:
+    """The nested attribute that names a service."""
+    return attribute(ATTR_SERVICE, _id(service_id))
+
+
+def _id(service_id: ServiceId) -> bytes:
+    family = attribute(SVC_AF, _U16.pack(AF[service_id.family]))
+    if service_id.fwmark:
+        return family + attribute(SVC_FWMARK, _U32.pack(service_id.fwmark))
+    return b"".join(
+        (
+            family,
+            attribute(SVC_PROTOCOL, _U16.pack(PROTOCOLS[service_id.protocol])),
+            attribute(SVC_ADDR, _packed(service_id.address)),
+            attribute(SVC_PORT, _BE16.pack(service_id.port)),
+        )
+    )
+
+
+def encode_service(service: VirtualService) -> bytes:
+    """The nested attribute with every setting: the kernel resets what an edit does not mention."""
+    settings = [
+        _id(service.id),
+        attribute(SVC_SCHED, _text(service.scheduler)),
+        attribute(SVC_FLAGS, _U32.pack(_flags(service)) + _U32.pack(0xFFFFFFFF)),
+        attribute(SVC_TIMEOUT, _U32.pack(service.persistence_timeout)),
+        attribute(SVC_NETMASK, _netmask(service)),
+    ]
+    if service.persistence_engine:
+        settings.append(attribute(SVC_PE, _text(service.persistence_engine)))
+    return attribute(ATTR_SERVICE, b"".join(settings))
+
+
+def _flags(service: VirtualService) -> int:
+    names = flag_names(service.scheduler)
+    flags = sum(bit for bit, name in zip(F_SCHEDULER, names) if name in service.scheduler_flags)
+    flags |= F_PERSISTENT if service.persistence_timeout else 0
+    return flags | (F_ONE_PACKET if service.one_packet else 0)
+
+
+def _netmask(service: VirtualService) -> bytes:
+    """A prefix length for IPv6, a mask in network order for IPv4."""
+    prefix = service.persistence_netmask
+    if service.id.family == IPV6:
+        return _U32.pack(prefix)
+    return struct.pack("!I", (0xFFFFFFFF << (32 - prefix)) & 0xFFFFFFFF)
+
+
+def decode_service(found: Attributes) -> VirtualService:
+    """A virtual service from the attributes inside ATTR_SERVICE."""
+    service_id = _decode_id(found)
+    flags = struct.unpack("=I", found[SVC_FLAGS][:4])[0] & F_SETTINGS if len(found.get(SVC_FLAGS, b"")) >= 4 else 0
+    scheduler = _string(found.get(SVC_SCHED, b""))
+    timeout = _integer(_U32, found, SVC_TIMEOUT) if flags & F_PERSISTENT else 0
+    names = flag_names(scheduler)
+    return VirtualService(
+        id=service_id,
+        scheduler=scheduler,
+        scheduler_flags=tuple(name for bit, name in zip(F_SCHEDULER, names) if flags & bit),
+        persistence_timeout=timeout,
+        persistence_netmask=_prefix(service_id.family, found) if timeout else FULL_NETMASK[service_id.family],
+        persistence_engine=_string(found.get(SVC_PE, b"")),
+        one_packet=bool(flags & F_ONE_PACKET),
+    )
+
+
+def _decode_id(found: Attributes) -> ServiceId:
+    family = _family(_integer(_U16, found, SVC_AF))
+    fwmark = _integer(_U32, found, SVC_FWMARK)
+    if fwmark:
+        return ServiceId(family, fwmark)
+    protocol = _integer(_U16, found, SVC_PROTOCOL)
+    return ServiceId(
+        family,
+        protocol=PROTOCOL_NAMES.get(protocol, str(protocol)),
+        address=_address(family, found.get(SVC_ADDR, b"")),
+        port=_integer(_BE16, found, SVC_PORT),
+    )
+
+
+def _prefix(family: str, found: Attributes) -> int:
+    if family == IPV6:
+        return _integer(_U32, found, SVC_NETMASK)
+    return bin(_integer(_U32, found, SVC_NETMASK)).count("1")
+
+
+# -- real servers -------------------------------------------------------------------------------------------------
+
+
+def encode_real_server(server: RealServer) -> bytes:
+    """The nested attribute with every setting of a real server."""
+    settings = [
+        _real_server_id(server),
+        attribute(DEST_METHOD, _U32.pack(FORWARD_METHODS.index(server.forward_method))),
+        attribute(DEST_WEIGHT, _U32.pack(server.weight)),
+        attribute(DEST_UPPER, _U32.pack(server.upper_threshold)),
+        attribute(DEST_LOWER, _U32.pack(server.lower_threshold)),
+    ]
+    if server.tunnel_type not in ("", "ipip"):
+        settings += [
+            attribute(DEST_TUN_TYPE, bytes([TUNNEL_TYPES.index(server.tunnel_type)])),
+            attribute(DEST_TUN_PORT, _BE16.pack(server.tunnel_port)),
+            attribute(DEST_TUN_FLAGS, _U16.pack(TUNNEL_CHECKSUMS.index(server.tunnel_checksum))),
+        ]
+    return attribute(ATTR_DEST, b"".join(settings))
+
+
+def encode_real_server_id(server: RealServer) -> bytes:
+    return attribute(ATTR_DEST, _real_server_id(server))
+
+
+def _real_server_id(server: RealServer) -> bytes:
+    return b"".join(
+        (
+            attribute(DEST_AF, _U16.pack(AF[family_of(server.address)])),
+            attribute(DEST_ADDR, _packed(server.address)),
+            attribute(DEST_PORT, _BE16.pack(server.port)),
+        )
+    )
+
+
+def decode_real_server(found: Attributes, service_family: str) -> RealServer:
+    """A real server from the attributes inside ATTR_DEST. Kernels before 3.18 leave its family to the service's."""
+    family = _family(_integer(_U16, found, DEST_AF)) if DEST_AF in found else service_family
+    method = FORWARD_METHODS[min(_integer(_U32, found, DEST_METHOD) & FORWARD_MASK, len(FORWARD_METHODS) - 1)]
+    tunnel_type = TUNNEL_TYPES[found.get(DEST_TUN_TYPE, b"\0")[0] % len(TUNNEL_TYPES)] if method == "tunnel" else ""
+    encapsulated = tunnel_type not in ("", "ipip")
+    checksum = TUNNEL_CHECKSUMS[_integer(_U16, found, DEST_TUN_FLAGS) % len(TUNNEL_CHECKSUMS)]
+    return RealServer(
+        address=_address(family, found.get(DEST_ADDR, b"")),
+        port=_integer(_BE16, found, DEST_PORT),
+        weight=_integer(_U32, found, DEST_WEIGHT),
+        forward_method=method,
+        upper_threshold=_integer(_U32, found, DEST_UPPER),
+        lower_threshold=_integer(_U32, found, DEST_LOWER),
+        tunnel_type=tunnel_type,
+        tunnel_port=_integer(_BE16, found, DEST_TUN_PORT) if tunnel_type == "gue" else 0,
+        tunnel_checksum=checksum if encapsulated else "",
+    )
+
+
+# -- counters, timeouts, daemons ----------------------------------------------------------------------------------
+
+
+def decode_counters(found: Attributes, stats64: int, stats: int) -> dict[str, int]:
+    """Connections, packets and bytes since the entry was made; 64 bits wide since kernel 4.1."""
+    wide = stats64 in found
+    inside = attributes(found[stats64 if wide else stats]) if wide or stats in found else {}
+    names = ("connections", "in_packets", "out_packets", "in_bytes", "out_bytes")
+    return {
+        name: _integer(_U64 if wide or name.endswith("bytes") else _U32, inside, kind)
+        for kind, name in enumerate(names, start=1)
+    }
+
+
+def decode_connections(found: Attributes) -> dict[str, int]:
+    return {
+        "active_connections": _integer(_U32, found, DEST_ACTIVE),
+        "inactive_connections": _integer(_U32, found, DEST_INACTIVE),
+        "persistent_connections": _integer(_U32, found, DEST_PERSISTENT),
+    }
+
+
+def decode_timeouts(found: Attributes) -> dict[str, int]:
+    """Seconds an idle connection is remembered."""
+    return {
+        "tcp": _integer(_U32, found, ATTR_TIMEOUT_TCP),
+        "tcp_fin": _integer(_U32, found, ATTR_TIMEOUT_TCP_FIN),
+        "udp": _integer(_U32, found, ATTR_TIMEOUT_UDP),
+    }
+
+
+def decode_daemon(found: Attributes) -> dict[str, Any]:
+    """A sync daemon; what an older kernel does not report is left out."""
+    daemon: dict[str, Any] = {
+        "state": {1: "master", 2: "backup"}.get(_integer(_U32, found, DAEMON_STATE), "none"),
+        "interface": _string(found.get(DAEMON_IFN, b"")),
+        "sync_id": _integer(_U32, found, DAEMON_SYNC_ID),
+    }
+    if DAEMON_MAXLEN in found:
+        daemon["sync_maxlen"] = _integer(_U16, found, DAEMON_MAXLEN)
+    if DAEMON_GROUP in found:
+        daemon["group"] = _address(IPV4, found[DAEMON_GROUP])
+    if DAEMON_GROUP6 in found:
+        daemon["group"] = _address(IPV6, found[DAEMON_GROUP6])
+    if DAEMON_PORT in found:
+        daemon["port"] = _integer(_U16, found, DAEMON_PORT)
+    if DAEMON_TTL in found:
+        daemon["ttl"] = found[DAEMON_TTL][0]
+    return daemon

@@ -1,0 +1,154 @@
+#!/usr/bin/python
+# Copyright: lvs.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: iptables_mark
+short_description: Manage the iptables rules that give packets a firewall mark
+version_added: 0.1.0
+description:
+  - Manages MARK rules in a chain of their own in table C(mangle), for services whose IPVS half somebody else manages, a
+    health-checking daemon for instance. M(lvs.fleet.lvs_service) manages both halves.
+  - The chain is entered by one jump from C(PREROUTING), and changes in one transaction per family. Every rule has the
+    comment C(lvs:NAME). No other rule is touched, be it in this chain or another one.
+  - The last rule takes the chain and the jump with it.
+extends_documentation_fragment:
+  - lvs.fleet.common
+options:
+  rules:
+    description:
+      - The rules, in their order; a later one overrides an earlier one that matches the same packet.
+      - Several items may have the same name. Together they are all the rules of that name.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name:
+        description:
+          - The label of the rules, which becomes their comment.
+          - A letter or digit, then at most 62 letters, digits, C(_), C(.) or C(-).
+        type: str
+        required: true
+      mark:
+        description: The mark to set, 1 to 2147483647. With O(state=absent) it may be left out.
+        type: int
+      mask:
+        description:
+          - The bits of the packet's mark to set; the others keep their value.
+          - IPVS compares all 32 bits. A mask is for those who know that the other bits are zero.
+        type: int
+        default: 4294967295
+      destination:
+        description: Addresses or networks that the packets go to. With O(state=absent) it may be left out.
+        type: list
+        elements: str
+      protocol:
+        description: One or several of V(tcp), V(udp) and V(sctp). With O(state=absent) it may be left out.
+        type: list
+        elements: str
+        choices: [tcp, udp, sctp]
+      ports:
+        description:
+          - Destination ports, each a number or a range such as V(10000:20000). Without them, every port.
+          - As many as you like. A rule has 15 slots, of which a range takes two; there are as many rules as needed.
+        type: list
+        elements: raw
+      source:
+        description: Addresses or networks that the packets come from. Without them, anywhere.
+        type: list
+        elements: str
+      in_interface:
+        description: The interface that the packets arrive at. A C(+) at the end stands for any ending.
+        type: str
+  chain:
+    description: The chain of the rules, at most 28 letters, digits, C(_) or C(-).
+    type: str
+    default: LVS-MARK
+  state:
+    description:
+      - V(present) makes the rules of the given names what they are declared to be.
+      - V(absent) removes all rules of the given names.
+    type: str
+    choices: [present, absent]
+    default: present
+  purge:
+    description: Whether to remove, with O(state=present), the rules of other names, too.
+    type: bool
+    default: false
+author:
+  - lvs.fleet contributors (@lvs-fleet)
+seealso:
+  - module: lvs.fleet.lvs_service
+  - module: lvs.fleet.lvs_info
+"""
+
+EXAMPLES = r"""
+- name: Mark the packets of a service that keepalived balances
+  lvs.fleet.iptables_mark:
+    rules:
+      - name: web
+        mark: 80
+        destination: [192.0.2.10, "2001:db8::10"]
+        protocol: tcp
+        ports: [80, 443]
+
+- name: Mark them no more
+  lvs.fleet.iptables_mark:
+    rules:
+      - name: web
+    state: absent
+"""
+
+RETURN = r"""
+operations:
+  description: What was done, or would be done in check mode, in order and in the words of iptables.
+  returned: success
+  type: list
+  elements: str
+  sample:
+    - iptables -t mangle -N LVS-MARK
+    - iptables -t mangle -A PREROUTING -j LVS-MARK
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.lvs.fleet.plugins.module_utils._engine import converge
+from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError
+from ansible_collections.lvs.fleet.plugins.module_utils._iptables import DEFAULT_CHAIN
+from ansible_collections.lvs.fleet.plugins.module_utils._model import RouterState
+from ansible_collections.lvs.fleet.plugins.module_utils._params import chain_of, marks
+from ansible_collections.lvs.fleet.plugins.module_utils._plan import marks_absent, marks_target
+from ansible_collections.lvs.fleet.plugins.module_utils._router import Router
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "rules": {"type": "list", "elements": "dict", "required": True},
+            "chain": {"default": DEFAULT_CHAIN},
+            "state": {"choices": ["present", "absent"], "default": "present"},
+            "purge": {"type": "bool", "default": False},
+            "lock_timeout": {"type": "int", "default": 30},
+        },
+        supports_check_mode=True,
+    )
+    absent = module.params["state"] == "absent"
+
+    def target(current: RouterState) -> RouterState:
+        if absent:
+            return marks_absent(current, declared)
+        return marks_target(current, declared, module.params["purge"])
+
+    try:
+        declared = marks(module.params["rules"], absent=absent)
+        with Router(chain_of(module.params["chain"]), ipvs=False) as router:
+            outcome = converge(router, target, module.check_mode, module.params["lock_timeout"])
+    except (LvsError, OSError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**outcome.result(module._diff))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+#!/usr/bin/python
+# Copyright: lvs.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: lvs_info
+short_description: Read the virtual services, MARK rules and IPVS table of an LVS router
+version_added: 0.1.0
+description:
+  - Returns what is there in the very shape that the other modules of this collection accept. Feeding it back to them
+    changes nothing.
+  - Reading changes nothing either. Where the kernel has not loaded C(ip_vs) or the table C(mangle), they stay unloaded
+    and count as empty.
+attributes:
+  check_mode:
+    description: Can run in check mode and report what the run would do, without changing anything.
+    support: full
+  diff_mode:
+    description: Will return what changed, or would change, when in diff mode.
+    support: N/A
+    details: There is nothing to change.
+  platform:
+    description: The systems that the module manages.
+    platforms: linux
+    support: full
+  action_group:
+    description: Use C(group/lvs.fleet.all) in C(module_defaults) to set defaults for this module.
+    membership:
+      - lvs.fleet.all
+    support: full
+notes:
+  - Needs root, and on the router nothing but Python 3.8 or later and C(ip).
+options: {}
+author:
+  - lvs.fleet contributors (@lvs-fleet)
+seealso:
+  - module: lvs.fleet.lvs_service
+  - module: lvs.fleet.iptables_mark
+  - module: lvs.fleet.ipvs_service
+"""
+
+EXAMPLES = r"""
+- name: Read the router
+  lvs.fleet.lvs_info:
+  register: router
+
+- name: Stop when something does not fit together
+  ansible.builtin.assert:
+    that: router.problems is not truthy
+    fail_msg: "{{ router.problems | map(attribute='message') | join('; ') }}"
+"""
+
+RETURN = r"""
+services:
+  description:
+    - The virtual services of ours that are complete, as O(lvs.fleet.lvs_service#module:services) takes them.
+    - Settings at their default are left out.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - name: web
+      fwmark: 80
+      traffic:
+        - {destination: [192.0.2.10], protocol: [tcp], ports: [80, 443]}
+      scheduler: wlc
+      persistence_timeout: 300
+      real_servers:
+        - {address: 10.0.0.11, weight: 10, forward_method: direct}
+rules:
+  description: The MARK rules of ours in the chain C(LVS-MARK), as O(lvs.fleet.iptables_mark#module:rules) takes them.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - {name: web, mark: 80, mask: 4294967295, destination: [192.0.2.10], protocol: [tcp], ports: [80, 443]}
+ipvs_services:
+  description: The whole IPVS table, whoever made it, as O(lvs.fleet.ipvs_service#module:services) takes it.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - fwmark: 80
+      family: ipv4
+      scheduler: wlc
+      persistence_timeout: 300
+      real_servers:
+        - {address: 10.0.0.11, port: 0, weight: 10, forward_method: direct}
+counters:
+  description:
+    - What the kernel counted for each IPVS service and each of its real servers since they were added.
+    - The kernel brings the numbers up to date every two seconds.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - fwmark: 80
+      family: ipv4
+      connections: 12
+      in_packets: 96
+      out_packets: 0
+      in_bytes: 7392
+      out_bytes: 0
+      real_servers:
+        - address: 10.0.0.11
+          port: 0
+          connections: 12
+          in_packets: 96
+          out_packets: 0
+          in_bytes: 7392
+          out_bytes: 0
+          active_connections: 1
+          inactive_connections: 3
+          persistent_connections: 1
+timeouts:
+  description: After how many idle seconds IPVS forgets a connection. Empty while C(ip_vs) is not loaded.
+  returned: success
+  type: dict
+  sample: {tcp: 900, tcp_fin: 120, udp: 300}
+daemons:
+  description: The connection sync daemons that are running.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - {state: master, interface: eth0, sync_id: 10, sync_maxlen: 1472, group: 224.0.0.81, port: 8848, ttl: 1}
+problems:
+  description:
+    - What does not fit together, each with a C(kind), a C(message), and what it is about.
+    - Kinds are C(mark_without_service), C(service_without_mark), C(vip_not_local), C(jump), C(foreign_rule),
+      C(not_declarable) and C(unreadable).
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - kind: vip_not_local
+      message: "192.0.2.10 is not local to this router: IPVS will not see its packets"
+      address: 192.0.2.10
+      fwmark: 80
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.lvs.fleet.plugins.module_utils import _report as report
+from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError, ParseError
+from ansible_collections.lvs.fleet.plugins.module_utils._iptables import DEFAULT_CHAIN, marks_given, parse_mangle
+from ansible_collections.lvs.fleet.plugins.module_utils._model import FAMILIES, MarkChain, RouterState
+from ansible_collections.lvs.fleet.plugins.module_utils._router import (
+    Router,
+    counters_of,
+    local_addresses,
+    pools_of,
+    saved_mangle,
+)
+
+
+def read_marks() -> tuple[dict[str, MarkChain], dict[str, set[int]], list[dict[str, Any]]]:
+    """Our chains, the marks that any rule gives, and a problem for each table that cannot be read."""
+    chains, given, problems = {}, {}, []
+    for family in FAMILIES:
+        try:
+            saved = saved_mangle(family)
+            chains[family] = parse_mangle(saved, family, DEFAULT_CHAIN)
+            given[family] = marks_given(saved)
+        except ParseError as error:
+            problems.append(report.unreadable(family, str(error)))
+    return chains, given, problems
+
+
+def survey() -> dict[str, Any]:
+    with Router() as router:
+        entries = router.entries()
+        timeouts, daemons = router.timeouts(), router.daemons()
+    marks, given, unreadable = read_marks()
+    state = RouterState(marks, pools_of(entries))
+    services, undeclarable = report.services(state)
+    destinations = report.single_destinations(state)
+    not_local = report.not_local(destinations, local_addresses(destinations))
+    return {
+        "services": services,
+        "rules": report.rules(state),
+        "ipvs_services": report.ipvs_services(state),
+        "counters": counters_of(entries),
+        "timeouts": timeouts,
+        "daemons": daemons,
+        "problems": [*unreadable, *report.problems(state, given), *undeclarable, *not_local],
+    }
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec={}, supports_check_mode=True)
+    try:
+        result = survey()
+    except (LvsError, OSError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=False, **result)
+
+
+if __name__ == "__main__":
+    main()

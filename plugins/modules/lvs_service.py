@@ -1,0 +1,253 @@
+#!/usr/bin/python
+# Copyright: lvs.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: lvs_service
+short_description: Manage virtual services by firewall mark, MARK rules and IPVS table together
+version_added: 0.1.0
+description:
+  - A virtual service with several ports has two halves. iptables gives its packets a firewall mark, and IPVS balances
+    what carries the mark. This module manages both as one object and in one transaction.
+  - The MARK rules live in the chain C(LVS-MARK) of table C(mangle), each with the comment C(lvs:NAME). The chain is
+    entered by one jump from C(PREROUTING). No other rule and no other chain is touched.
+  - A service that is there is edited in place, never deleted and added again, and its connections go on. New
+    services come before the marks, and the marks change before services go, so that no packet ever carries a mark
+    without a service.
+  - Both the MARK rules and the IPVS table are compared field by field, whoever wrote them and in whatever form.
+extends_documentation_fragment:
+  - lvs.fleet.common
+options:
+  services:
+    description:
+      - The virtual services, whole, one after the other. Real servers that are not listed are removed from a service.
+      - Where two services match the same packet, the mark of the later one counts.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name:
+        description:
+          - The label of the service, which becomes the comment of its rules.
+          - A letter or digit, then at most 62 letters, digits, C(_), C(.) or C(-). Unique.
+        type: str
+        required: true
+      fwmark:
+        description:
+          - The firewall mark, 1 to 2147483647. Together with the family it identifies the IPVS service. Unique.
+        type: int
+        required: true
+      traffic:
+        description:
+          - Which packets get the mark. At least one entry; with O(state=absent) it may be left out.
+          - With IPv4 and IPv6 destinations the service exists in both families under the same mark.
+        type: list
+        elements: dict
+        suboptions:
+          destination:
+            description: Addresses or networks that the packets go to.
+            type: list
+            elements: str
+            required: true
+          protocol:
+            description: One or several of V(tcp), V(udp) and V(sctp).
+            type: list
+            elements: str
+            choices: [tcp, udp, sctp]
+            required: true
+          ports:
+            description:
+              - Destination ports, each a number or a range such as V(10000:20000). Without them, every port.
+              - As many as you like. A rule has 15 slots, of which a range takes two; there are as many rules as needed.
+            type: list
+            elements: raw
+          source:
+            description: Addresses or networks that the packets come from. Without them, anywhere.
+            type: list
+            elements: str
+          in_interface:
+            description: The interface that the packets arrive at. A C(+) at the end stands for any ending.
+            type: str
+      scheduler:
+        description: The IPVS scheduler, for instance V(wlc), V(wrr), V(sh) or V(mh). The kernel must have it.
+        type: str
+        default: wlc
+      scheduler_flags:
+        description:
+          - Flags of the scheduler.
+          - The generic names V(flag-1), V(flag-2) and V(flag-3) fit every scheduler; the others only their own.
+        type: list
+        elements: str
+        choices: [sh-fallback, sh-port, flag-3, mh-fallback, mh-port, flag-1, flag-2]
+        default: []
+      persistence_timeout:
+        description:
+          - For how many seconds a client stays with its real server, across all ports of the mark; at most 2678400.
+          - V(0) turns persistence off. Then the ports of one client may well go to different real servers.
+        type: int
+        default: 0
+      persistence_netmask:
+        description:
+          - IPv4 clients with this prefix in common count as one client. A dotted mask is accepted too.
+          - Without persistence it means nothing.
+        type: raw
+        default: 32
+      persistence_netmask6:
+        description: The same for IPv6 clients.
+        type: int
+        default: 128
+      persistence_engine:
+        description: What recognises a client, if not its address. V(sip) takes the SIP call ID.
+        type: str
+        choices: [sip]
+      one_packet:
+        description: Schedule every single UDP packet anew.
+        type: bool
+        default: false
+      forward_method:
+        description:
+          - How packets reach the real servers, unless a real server says otherwise.
+          - V(masquerade) is NAT, V(direct) is direct routing, V(tunnel) is encapsulation.
+        type: str
+        choices: [masquerade, direct, tunnel]
+        default: direct
+      real_servers:
+        description:
+          - The real servers. Each belongs to the half of the service that has its own family.
+          - They get the packets on the port that the client asked for.
+        type: list
+        elements: dict
+        default: []
+        suboptions:
+          address:
+            description: The address of the real server.
+            type: str
+            required: true
+          weight:
+            description: Its share, 0 to 65535. With V(0) it gets no new connections and keeps those it has.
+            type: int
+            default: 1
+          forward_method:
+            description: How packets reach this real server. The default is that of the service.
+            type: str
+            choices: [masquerade, direct, tunnel]
+          upper_threshold:
+            description: From this many connections on it gets no new ones; V(0) is no limit.
+            type: int
+            default: 0
+          lower_threshold:
+            description:
+              - Below this many connections it gets new ones again; V(0) leaves it to the kernel, which takes three
+                quarters of O(services[].real_servers[].upper_threshold).
+            type: int
+            default: 0
+          tunnel_type:
+            description: The encapsulation, V(ipip) unless said otherwise. Only with the forwarding method V(tunnel).
+            type: str
+            choices: [ipip, gue, gre]
+          tunnel_port:
+            description: The UDP port of V(gue), required there.
+            type: int
+          tunnel_checksum:
+            description: The checksum of V(gue) and V(gre), V(nocsum) unless said otherwise. V(remcsum) is for V(gue).
+            type: str
+            choices: [nocsum, csum, remcsum]
+  state:
+    description:
+      - V(present) makes the services what they are declared to be.
+      - V(absent) removes the rules with their names, the IPVS services of the marks of these rules, and those of the
+        marks given here, in both families. Nothing but O(services[].name) and O(services[].fwmark) is needed for that.
+    type: str
+    choices: [present, absent]
+    default: present
+  purge:
+    description:
+      - What happens, with O(state=present), to services that are not declared.
+      - V(owned) removes what is ours. A service is ours if a rule of ours in C(LVS-MARK) gives its mark.
+      - V(none) removes nothing.
+      - V(all) removes every other service from the IPVS table and every other rule from C(LVS-MARK), whoever made them.
+    type: str
+    choices: [none, owned, all]
+    default: owned
+author:
+  - lvs.fleet contributors (@lvs-fleet)
+seealso:
+  - module: lvs.fleet.iptables_mark
+  - module: lvs.fleet.ipvs_service
+  - module: lvs.fleet.lvs_info
+"""
+
+EXAMPLES = r"""
+- name: Balance HTTP and HTTPS together, a client always to the same real server
+  lvs.fleet.lvs_service:
+    services:
+      - name: web
+        fwmark: 80
+        traffic:
+          - destination: [192.0.2.10]
+            protocol: tcp
+            ports: [80, 443]
+        persistence_timeout: 300
+        real_servers:
+          - {address: 10.0.0.11, weight: 10}
+          - {address: 10.0.0.12, weight: 10}
+
+- name: Take a service away, and leave the others alone
+  lvs.fleet.lvs_service:
+    services:
+      - {name: web, fwmark: 80}
+    state: absent
+"""
+
+RETURN = r"""
+operations:
+  description: What was done, or would be done in check mode, in order and in the words of ipvsadm and iptables.
+  returned: success
+  type: list
+  elements: str
+  sample:
+    - ipvsadm -A -f 80 -s wlc -p 300
+    - ipvsadm -a -f 80 -r 10.0.0.11 -g -w 10
+    - iptables -t mangle -N LVS-MARK
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.lvs.fleet.plugins.module_utils._engine import converge
+from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError
+from ansible_collections.lvs.fleet.plugins.module_utils._model import RouterState
+from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_services
+from ansible_collections.lvs.fleet.plugins.module_utils._plan import virtual_services_absent, virtual_services_target
+from ansible_collections.lvs.fleet.plugins.module_utils._router import Router
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "services": {"type": "list", "elements": "dict", "required": True},
+            "state": {"choices": ["present", "absent"], "default": "present"},
+            "purge": {"choices": ["none", "owned", "all"], "default": "owned"},
+            "lock_timeout": {"type": "int", "default": 30},
+        },
+        supports_check_mode=True,
+    )
+    absent = module.params["state"] == "absent"
+
+    def target(current: RouterState) -> RouterState:
+        if absent:
+            return virtual_services_absent(current, declared)
+        return virtual_services_target(current, declared, module.params["purge"])
+
+    try:
+        declared = virtual_services(module.params["services"], absent=absent)
+        with Router() as router:
+            outcome = converge(router, target, module.check_mode, module.params["lock_timeout"])
+    except (LvsError, OSError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**outcome.result(module._diff))
+
+
+if __name__ == "__main__":
+    main()
