@@ -1,0 +1,87 @@
+# Copyright: lvs.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# The one entry point: `make help`. Everything that is made or cached lies in .build/.
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+build := $(CURDIR)/.build
+
+# Version managers' shims stay out of PATH: they exist for interpreters that are not installed, and Ansible picks those.
+export PATH := $(build)/venv/bin:$(shell printf '%s' "$$PATH" | tr ':' '\n' | grep -v '/shims$$' | paste -s -d ':'):/usr/sbin:/sbin
+export PYTHONDONTWRITEBYTECODE := 1
+export ANSIBLE_HOME := $(build)/ansible
+export ANSIBLE_COLLECTIONS_PATH := $(build)
+export ANSIBLE_PYTHON_INTERPRETER := /usr/bin/python3
+export MOLECULE_EPHEMERAL_DIRECTORY := $(build)/molecule
+export HYPOTHESIS_STORAGE_DIRECTORY := $(build)/hypothesis
+unexport ANSIBLE_CONFIG PYTHONHOME PYTHONPATH VIRTUAL_ENV
+
+# What uses the lab's fleet enters its network namespaces.
+as_root := $(if $(filter-out 0,$(shell id -u)),sudo -E env "PATH=$$PATH")
+
+# The name holds the checkout's path, because a virtual environment that was moved does not work.
+ready := .build/venv/ready-$(shell pwd | cksum | tr ' ' '-')
+step := @tests/tools/step
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile | expand -t 14
+
+.PHONY: demo
+demo: $(ready) ## the product at work on a fleet of virtual routers
+	$(step) demo $(as_root) tests/demo/run
+
+.PHONY: test
+test: $(ready) ## all of the following up to molecule, cheapest first
+	$(step) test $(MAKE) --no-print-directory lint sanity unit integration molecule
+
+.PHONY: lint
+lint: $(ready) ## style, types, shell, licence headers, documentation, changelog
+	$(step) 'lint: yamllint' yamllint --strict .
+	$(step) 'lint: ruff check' ruff check --quiet
+	$(step) 'lint: ruff format' ruff format --quiet --diff
+	$(step) 'lint: mypy' mypy -p ansible_collections.lvs.fleet.plugins.module_utils
+	$(step) 'lint: shellcheck' tests/tools/shellcheck
+	$(step) 'lint: licence headers' tests/tools/spdx
+	$(step) 'lint: changelog' antsibull-changelog lint
+	$(step) 'lint: documentation' antsibull-docs lint-collection-docs \
+		--plugin-docs --validate-collection-refs=all --check-extra-docs-refs --skip-rstcheck .
+	$(step) 'lint: ansible-lint' ansible-lint --nocolor
+
+.PHONY: sanity
+sanity: $(ready) ## ansible-test sanity, on every Python from 3.8 on that is here
+	$(step) sanity tests/tools/ansible-test sanity --skip-test changelog
+
+.PHONY: unit
+unit: $(ready) ## the pure core and the modules on a fake kernel
+	$(step) unit pytest -q --cov tests/unit
+
+.PHONY: integration
+integration: $(ready) ## the modules on a real kernel with IPVS
+	$(step) integration tests/lab/lab bench -- python -m pytest -q tests/integration/bench
+
+.PHONY: molecule
+molecule: $(ready) ## the roles and playbooks on a fleet of virtual routers
+	$(step) molecule $(as_root) molecule test --all
+
+.PHONY: build
+build: $(ready) ## the collection as .build/dist/*.tar.gz, installed and tried
+	$(step) build python tests/tools/build.py
+
+.PHONY: venv
+venv: $(ready) ## only what the others need: .build/venv
+
+.PHONY: pins
+pins: $(ready) ## tests/requirements.txt anew, from tests/requirements.in
+	@tests/tools/pins
+
+.PHONY: clean
+clean: ## end a running fleet and remove .build/
+	@test ! -d .build/lab || tests/lab/lab fleet down
+	@rm -rf .build 2>/dev/null || $(as_root) rm -rf .build
+
+$(ready): tests/requirements.txt tests/tools/setup
+	$(step) venv tests/tools/setup
+	@touch $@

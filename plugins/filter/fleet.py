@@ -1,0 +1,97 @@
+# Copyright: lvs.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the roles derive from lvs_services, once on the controller. Each filter is documented in a file of its name."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+from ansible.errors import AnsibleFilterError
+
+from ansible_collections.lvs.fleet.plugins.module_utils import _ipvsadm as ipvsadm
+from ansible_collections.lvs.fleet.plugins.module_utils._errors import ValidationError
+from ansible_collections.lvs.fleet.plugins.module_utils._iptables import (
+    DEFAULT_CHAIN,
+    chain_rule,
+    save_lines,
+    transaction,
+)
+from ansible_collections.lvs.fleet.plugins.module_utils._model import (
+    FAMILIES,
+    Declaration,
+    MarkChain,
+    family_of,
+    real_servers,
+)
+from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_services
+
+# Every destination of every traffic entry, be it a list or a single one.
+_DESTINATIONS = "[].traffic[].[destination][][]"
+
+
+def problems(services: Any, path: str = "lvs_services") -> list[str]:
+    """Everything that is wrong with the services."""
+    try:
+        virtual_services(services, path)
+    except ValidationError as error:
+        return list(error.problems)
+    return []
+
+
+def marks(services: Any, family: str) -> str:
+    """The MARK rules of one family for iptables-restore --noflush."""
+    if family not in FAMILIES:
+        raise AnsibleFilterError(f"lvs.fleet.marks: {family!r} is not one of {', '.join(FAMILIES)}")
+    rules = tuple(chain_rule(rule) for rule in _declared(services).rules_of(family))
+    return transaction(save_lines(DEFAULT_CHAIN, MarkChain().with_rules(rules))) if rules else ""
+
+
+def ipvs_rules(services: Any) -> str:
+    """The IPVS services for ipvsadm -R."""
+    return "".join(f"{line}\n" for line in ipvsadm.save_lines(_declared(services).pools))
+
+
+def kernel_modules(services: Any) -> list[str]:
+    """The kernel modules of IPVS that the services need."""
+    pools = _declared(services).pools.values()
+    schedulers = {pool.service.scheduler for pool in pools} - {"none"}
+    engines = {f"pe_{pool.service.persistence_engine}" for pool in pools if pool.service.persistence_engine}
+    return ["ip_vs", *(f"ip_vs_{name}" for name in sorted(schedulers | engines))]
+
+
+def masqueraded(services: Any) -> list[str]:
+    """The families in which a real server is reached through masquerading."""
+    pairs = real_servers(_declared(services).pools)
+    return sorted({family_of(server.address) for _service, server in pairs if server.forward_method == "masquerade"})
+
+
+def vips(services: Any) -> list[str]:
+    """The single addresses among the destinations, each once, with its prefix."""
+    try:
+        import jmespath
+        from netaddr import IPNetwork
+    except ImportError as error:
+        raise AnsibleFilterError(f"lvs.fleet.vips needs jmespath and netaddr on the controller: {error}") from error
+    _declared(services)
+    networks = {IPNetwork(destination) for destination in jmespath.search(_DESTINATIONS, services) or []}
+    return [str(network) for network in sorted(networks) if network.size == 1]
+
+
+def _declared(services: Any) -> Declaration:
+    try:
+        return virtual_services(services, "lvs_services")
+    except ValidationError as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
+class FilterModule:
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {
+            "problems": problems,
+            "marks": marks,
+            "ipvs_rules": ipvs_rules,
+            "kernel_modules": kernel_modules,
+            "masqueraded": masqueraded,
+            "vips": vips,
+        }

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright: lvs.fleet contributors
+"""The root file system image that every router starts from, and the ssh key it lets in; both kept in a cache."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import packages
+from common import LAB, run, say, step
+
+ROUTER_ROOT = LAB / "router-root"
+UNUSED_AFTER = 24 * 3600
+IMAGE_SIZE = "1200M"
+PACKAGES = (
+    *("systemd", "systemd-sysv", "kmod", "procps", "iproute2", "iptables", "ipvsadm"),
+    *("openssh-server", "python3", "python3-apt", "dbus"),
+)
+# Everything a router of the lab can do without; what is left starts in half of the time.
+MASKED_UNITS = (
+    *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer"),
+    *("systemd-tmpfiles-clean.timer", "e2scrub_reap.service", "getty.target", "getty-static.service"),
+    *("remote-fs.target", "modprobe@.service", "systemd-binfmt.service", "systemd-firstboot.service"),
+    *("systemd-hwdb-update.service", "systemd-journal-catalog-update.service", "systemd-journal-flush.service"),
+    *("systemd-machine-id-commit.service", "systemd-network-generator.service"),
+    *("systemd-pcrphase.service", "systemd-pcrphase-sysinit.service", "systemd-pstore.service"),
+    *("systemd-random-seed.service", "systemd-remount-fs.service", "systemd-sysusers.service"),
+    *("systemd-tmpfiles-setup-dev.service", "systemd-update-done.service", "systemd-update-utmp.service"),
+    *("systemd-update-utmp-runlevel.service", "kmod-static-nodes.service", "ldconfig.service"),
+    *("systemd-ask-password-console.path", "systemd-ask-password-wall.path", "systemd-boot-system-token.service"),
+    *("dev-hugepages.mount", "dev-mqueue.mount", "proc-sys-fs-binfmt_misc.automount", "sys-fs-fuse-connections.mount"),
+    *("sys-kernel-config.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount"),
+    *("cryptsetup.target", "integritysetup.target", "veritysetup.target"),
+)
+# shutdown(8), and so Ansible's reboot, talks to logind through D-Bus; both start when somebody asks for them.
+NOT_AT_BOOT = ("dbus.service", "systemd-logind.service")
+# The generator for init scripts stays: a Debian package may bring such a service.
+KEPT_GENERATOR = "systemd-sysv-generator"
+
+
+@dataclass(frozen=True)
+class Image:
+    """A finished image in the cache."""
+
+    folder: Path
+
+    @property
+    def disk(self) -> Path:
+        """The read-only disk that the routers' own disks are based on."""
+        return self.folder / "base.ext4"
+
+    @property
+    def ssh_key(self) -> Path:
+        """The private key that root of a router lets in."""
+        return self.folder / "ssh_key"
+
+
+def get_image() -> Image:
+    """Return the image for the present inputs, building it when the cache has none."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lvs-fleet"
+    cache.mkdir(parents=True, exist_ok=True)
+    folder = cache / f"router-{_key()}"
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            _build(folder)
+        os.utime(folder)
+        _remove_unused(cache)
+    return Image(folder)
+
+
+def _key() -> str:
+    """Return a short hash of everything that the image is made from."""
+    inputs = hashlib.sha256(packages.version(packages.UML).encode())
+    for path in (LAB / "image.py", *_own_files()):
+        inputs.update(f"\0{path.relative_to(LAB)}\0".encode() + path.read_bytes())
+    return inputs.hexdigest()[:12]
+
+
+def _own_files() -> list[Path]:
+    """Return the files that the lab adds to the Debian system."""
+    return sorted(path for path in ROUTER_ROOT.rglob("*") if path.is_file())
+
+
+def _remove_unused(cache: Path) -> None:
+    """Remove images that no run has asked for lately; a newer one may be in use by another checkout's fleet."""
+    for folder in cache.glob("router-*"):
+        if time.time() - folder.stat().st_mtime > UNUSED_AFTER:
+            shutil.rmtree(folder)
+
+
+def _build(folder: Path) -> None:
+    """Build the image under another name, so that a folder of the right name is always whole."""
+    say("building the routers' image, once: about a minute")
+    # Only the holder of the lock comes here, so what is there already is left from a killed run.
+    partial = folder.with_name("building")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(mode=0o700)
+    image, tree = Image(partial), partial / "tree"
+    with step("installed Debian"):
+        _install_debian(tree)
+    with step("made the image"):
+        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lvs.fleet lab", "-f", image.ssh_key)
+        _configure(tree, image.ssh_key.with_suffix(".pub").read_text())
+        run("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-d", tree, image.disk, IMAGE_SIZE)
+        shutil.rmtree(tree)
+    partial.rename(folder)
+
+
+def _install_debian(tree: Path) -> None:
+    run(
+        *("mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}"),
+        *("--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*"),
+        *("--dpkgopt=path-exclude=/usr/share/doc/*", "bookworm", tree),
+    )
+
+
+def _configure(tree: Path, public_key: str) -> None:
+    """Turn a plain Debian tree into one for a router of the lab."""
+    for path in _own_files():
+        target = tree / path.relative_to(ROUTER_ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+        # Not the checkout's modes, which depend on who made it.
+        target.chmod(0o755 if os.access(path, os.X_OK) else 0o644)
+    shutil.copytree("/usr/lib/uml/modules", tree / "usr/lib/modules", dirs_exist_ok=True)
+    ssh = tree / "root/.ssh"
+    ssh.mkdir(mode=0o700, exist_ok=True)
+    (ssh / "authorized_keys").write_text(public_key)
+    # The kernel command line says both; an empty machine-id keeps systemd from taking this for a first boot.
+    (tree / "etc/hostname").unlink(missing_ok=True)
+    (tree / "etc/machine-id").write_text("")
+    # mmdebstrap took the machine's own; with none, a look-up fails at once instead of waiting.
+    (tree / "etc/resolv.conf").write_text("")
+    for family in ("iptables", "ip6tables"):
+        run("chroot", tree, "update-alternatives", "--quiet", "--set", family, f"/usr/sbin/{family}-legacy")
+    for unit in NOT_AT_BOOT:
+        (tree / "usr/lib/systemd/system/multi-user.target.wants" / unit).unlink()
+    for words in (
+        ("mask", *MASKED_UNITS),
+        ("set-default", "multi-user.target"),
+        ("enable", "lab-network.service", "ssh.service"),
+    ):
+        run("chroot", tree, "systemctl", "--quiet", *words)
+    _mask_generators(tree)
+
+
+def _mask_generators(tree: Path) -> None:
+    masks = tree / "etc/systemd/system-generators"
+    masks.mkdir(parents=True, exist_ok=True)
+    for generator in (tree / "usr/lib/systemd/system-generators").iterdir():
+        if generator.name != KEPT_GENERATOR:
+            (masks / generator.name).symlink_to("/dev/null")

@@ -1,0 +1,90 @@
+# Copyright: lvs.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Build the collection into .build/dist, the same bytes from the same commit, and try the result as a user would."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+DIST = ROOT / ".build/dist"
+SOURCE = ROOT / ".build/source"
+INSTALLED = ROOT / ".build/installed"
+NAME = "lvs.fleet"
+PLAYBOOK = "lvs.fleet.deploy"
+
+
+def run(*command: str | Path) -> str:
+    """Run a command that sees the installed collection only; its standard output."""
+    environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(INSTALLED)}
+    result = subprocess.run(command, cwd=DIST, env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    if result.returncode:
+        sys.exit(f"{' '.join(map(str, command))}: status {result.returncode}\n{result.stdout}")
+    return result.stdout
+
+
+def commit_time() -> int:
+    """Seconds since the epoch of the last commit: the time every file in the archive gets."""
+    log = subprocess.run(
+        ["git", "log", "-1", "--format=%ct"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
+    )
+    return int(log.stdout or 0)
+
+
+def make_reproducible(archive: Path, time: int) -> None:
+    """Rewrite what ansible-galaxy built: files sorted, times and owners fixed."""
+    with tarfile.open(archive) as tar:
+        members = tar.getmembers()
+        content = {member.name: tar.extractfile(member).read() for member in members if member.isfile()}
+
+    files = json.loads(content["FILES.json"])
+    files["files"].sort(key=lambda entry: entry["name"])
+    content["FILES.json"] = json.dumps(files, indent=True).encode()
+    manifest = json.loads(content["MANIFEST.json"])
+    manifest["file_manifest_file"]["chksum_sha256"] = hashlib.sha256(content["FILES.json"]).hexdigest()
+    content["MANIFEST.json"] = json.dumps(manifest, indent=True).encode()
+
+    with (
+        archive.open("wb") as raw,
+        gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
+    ):
+        for old in sorted(members, key=lambda member: member.name):
+            member = tarfile.TarInfo(old.name)
+            member.type, member.mode, member.mtime = old.type, old.mode, time
+            data = content.get(member.name, b"")
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+def main() -> None:
+    DIST.mkdir(parents=True, exist_ok=True)
+    for old in DIST.glob("*.tar.gz"):
+        old.unlink()
+    subprocess.run([ROOT / "tests/tools/copy", SOURCE], check=True)
+    run("ansible-galaxy", "collection", "build", "--output-path", DIST, SOURCE)
+    (archive,) = DIST.glob("*.tar.gz")
+    make_reproducible(archive, commit_time())
+
+    subprocess.run(["rm", "-rf", INSTALLED], check=True)
+    run("ansible-galaxy", "collection", "install", "--offline", "--collections-path", INSTALLED, archive)
+    run("ansible-galaxy", "collection", "verify", "--offline", "--collections-path", INSTALLED, NAME)
+    for kind in ("module", "filter", "role"):
+        names = list(json.loads(run("ansible-doc", "--type", kind, "--list", "--json", NAME)))
+        if names:
+            run("ansible-doc", "--type", kind, "--json", *names)
+        print(f"{kind}s: {' '.join(names) or 'none'}")
+    run("ansible-playbook", "--inventory", "localhost,", "--syntax-check", PLAYBOOK)
+    print(f"{archive.relative_to(ROOT)}  sha256 {hashlib.sha256(archive.read_bytes()).hexdigest()}")
+
+
+if __name__ == "__main__":
+    main()
