@@ -87,7 +87,7 @@ def _carry_out(router: Router, target: Target, outlook: Outcome) -> None:
             router.write(operation)
             done += 1
         _verify(router, target)
-    except LvsError as error:
+    except (LvsError, OSError) as error:
         raise LvsError(f"{error}\n{_undo(router, outlook.before, done)}") from error
 
 
@@ -106,7 +106,7 @@ def _undo(router: Router, before: RouterState, done: int) -> str:
         back = plan(router.chain, router.read(), before)
         for operation in back:
             router.write(operation)
-    except LvsError as error:
+    except (LvsError, OSError) as error:
         return f"Going back failed as well, so the router is half changed ({done} operations were done): {error}"
     if not done:
         return "Nothing had been changed."

@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import shutil
+import stat
 import subprocess
+import tempfile
 import time
-from contextlib import contextmanager
 from typing import Iterator, Sequence
 
 from ._errors import LockError, ToolError
@@ -78,7 +80,50 @@ def read_text(path: str) -> str:
         return ""
 
 
-@contextmanager
+def mode_of(path: str) -> int:
+    """The permission bits of a file."""
+    return stat.S_IMODE(os.stat(path).st_mode)
+
+
+def write_file(path: str, content: str, mode: int) -> None:
+    """Put a file in place as a whole: whoever reads it, even after a crash, finds the old text or the new one."""
+    folder = os.path.dirname(path)
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    # In the same folder, so that the last step is one rename and SELinux gives it the folder's label.
+    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".lvs-")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    _sync_folder(folder)
+
+
+def link(path: str, target: str) -> None:
+    """Make path a symbolic link to target, whatever link or file was there."""
+    folder = os.path.dirname(path)
+    os.makedirs(folder, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    os.symlink(target, path)
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: str) -> None:
+    """A rename is on the disk once its folder is."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
 def lock(timeout: int, path: str = LOCK_FILE) -> Iterator[None]:
     """Be the only writer on this router. Raises LockError, naming the holder, after timeout seconds of waiting.
 

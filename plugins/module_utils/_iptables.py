@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from difflib import SequenceMatcher
 from ipaddress import ip_network
-from typing import Iterable, Sequence
+from typing import Iterable, Iterator, Sequence
 
 from ._errors import ParseError
 from ._model import EVERYWHERE, FULL_MASK, IPV4, IPV6, ChainEdit, ChainRule, MarkChain, MarkRule, PortRange
@@ -93,7 +93,7 @@ def _mark_rule(words: Sequence[str], name: str, mark: int, mask: int, family: st
         if word != "-m":
             fields[word] = value
         position += 2
-    if fields.get("-j") != "MARK":
+    if fields.get("-j") != "MARK" or {"--dport", "--dports"} <= fields.keys():
         return None
     protocol = fields.get("-p", "")
     ports = fields.get("--dports") or fields.get("--dport") or ""
@@ -207,15 +207,26 @@ def edit_chain(family: str, chain: str, before: MarkChain, after: MarkChain) -> 
 def _kept(before: Sequence[ChainRule], after: Sequence[ChainRule]) -> dict[int, int]:
     """Places in before whose rule stays, each with its place in after.
 
-    Of rules that occur twice the kernel deletes the first, whichever was meant; where one copy has to go all of them
-    go, and what is wanted is inserted anew.
+    The rules of others are matched first, so that it is ours that move around them. Of rules that occur twice the
+    kernel deletes the first, whichever was meant; where one copy has to go all of them go, and what is wanted is
+    inserted anew.
     """
-    matcher = SequenceMatcher(None, before, after, autojunk=False)
-    kept = {
-        block.a + offset: block.b + offset for block in matcher.get_matching_blocks() for offset in range(block.size)
-    }
+    others = [[place for place, rule in enumerate(rules) if not rule.name] for rules in (before, after)]
+    alike = _alike([before[place] for place in others[0]], [after[place] for place in others[1]])
+    anchors = [(others[0][a], others[1][b]) for a, b in alike]
+    kept = dict(anchors)
+    start_a = start_b = 0
+    for a, b in [*anchors, (len(before), len(after))]:
+        kept.update((start_a + i, start_b + j) for i, j in _alike(before[start_a:a], after[start_b:b]))
+        start_a, start_b = a + 1, b + 1
     doomed = {rule for place, rule in enumerate(before) if place not in kept}
     return {place: target for place, target in kept.items() if before[place] not in doomed}
+
+
+def _alike(before: Sequence[ChainRule], after: Sequence[ChainRule]) -> Iterator[tuple[int, int]]:
+    """Pairs of places with equal rules, in the order of both."""
+    for block in SequenceMatcher(None, before, after, autojunk=False).get_matching_blocks():
+        yield from ((block.a + offset, block.b + offset) for offset in range(block.size))
 
 
 def _insertions(chain: str, after: Sequence[ChainRule], kept: set[int]) -> list[str]:

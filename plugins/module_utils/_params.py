@@ -251,6 +251,10 @@ def marks(given: Any, path: str = "rules", absent: bool = False) -> Declaration:
             options.problem("mark", f"{mark:#x} has bits outside the mask {mask:#x}")
         if not absent or options.value("destination") is not None:
             rules += mark_rules(options, label, mark, mask)
+        else:
+            for key in ("protocol", "ports", "source", "in_interface"):
+                options.value(key)
+        options.done()
         names.append(label)
     return _joined([Declaration(names=tuple(dict.fromkeys(names)), rules=tuple(dict.fromkeys(rules)))], problems)
 
@@ -281,7 +285,6 @@ def ipvs_service_id(options: Options) -> ServiceId | None:
     family = options.one("family", choice(FAMILIES), "")
     protocol = options.one("protocol", choice(PROTOCOLS), "")
     address = options.one("address", unicast_address, "")
-    number = options.value("port")
     by_address = [key for key in ("protocol", "address", "port") if options.value(key) is not None]
     if options.value("fwmark") is not None:
         for key in by_address:
@@ -290,10 +293,10 @@ def ipvs_service_id(options: Options) -> ServiceId | None:
     if len(by_address) < 3:
         options.problem("", "needs fwmark, or protocol, address and port")
         return None
-    virtual_port = options.one("port", any_port, 0)
+    virtual_port = options.one("port", any_port, -1)
     if address and family and family != family_of(address):
         options.problem("family", f"{family} does not fit the address {address}")
-    if not address or not protocol or not isinstance(virtual_port, int) or number is None:
+    if not address or not protocol or virtual_port < 0:
         return None
     return ServiceId(family_of(address), protocol=protocol, address=address, port=virtual_port)
 
@@ -301,8 +304,10 @@ def ipvs_service_id(options: Options) -> ServiceId | None:
 def _check_ipvs_service(
     options: Options, service: VirtualService, servers: Iterable[tuple[Options, RealServer]], absent: bool
 ) -> None:
-    """What the kernel refuses, or silently makes something else of."""
+    """What the kernel refuses or silently makes something else of, or ipvsadm would not restore at boot."""
     service_id = service.id
+    if service.one_packet and service_id.protocol not in ("", "udp"):
+        options.problem("one_packet", f"is for udp, not {service_id.protocol}")
     if not service_id.fwmark and not service_id.port and not service.persistence_timeout and not absent:
         options.problem("port", "0 stands for every port, and needs persistence_timeout")
     for item, server in servers:

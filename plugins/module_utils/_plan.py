@@ -10,6 +10,7 @@ mode and for the way back after a failure.
 from __future__ import annotations
 
 from dataclasses import replace
+from difflib import SequenceMatcher
 from typing import Iterable, Mapping, Sequence
 
 from ._iptables import chain_rule, edit_chain, retired
@@ -41,9 +42,11 @@ def virtual_services_target(current: RouterState, declared: Declaration, purge: 
         marks = {family: chain.with_rules(_rules(declared, family)) for family, chain in current.marks.items()}
         return RouterState(marks, declared.pools)
     names = frozenset(declared.names) if purge == "none" else None
-    replaced = _owned_ids(current.marks, names)
+    marks = _marks_target(current, declared, names)
+    still_given = {ServiceId(family, rule.mark) for family, chain in marks.items() for rule in chain.rules}
+    replaced = _owned_ids(current.marks, names) - still_given
     pools = {service_id: pool for service_id, pool in current.pools.items() if service_id not in replaced}
-    return RouterState(_marks_target(current, declared, names), {**pools, **declared.pools})
+    return RouterState(marks, {**pools, **declared.pools})
 
 
 def virtual_services_absent(current: RouterState, declared: Declaration) -> RouterState:
@@ -102,17 +105,21 @@ def _marks_target(current: RouterState, declared: Declaration, names: frozenset[
 def _merged(
     current: Sequence[ChainRule], wanted: tuple[ChainRule, ...], names: frozenset[str] | None
 ) -> tuple[ChainRule, ...]:
-    """The wanted rules where the managed ones stand now, at the end if there are none yet; the others stay put.
+    """The wanted rules, each where the managed one it equals or replaces stands now; the others stay put.
 
-    A later MARK rule overrides an earlier one, so the wanted order is kept, but where it is the order already, rules
-    of others may stand in between: two callers that each manage their own names do not push each other around.
+    A later MARK rule overrides an earlier one, so the wanted order is kept, but rules of others may stand in between:
+    two callers that each manage their own names do not push each other around, and an exception that somebody made
+    by hand between two rules of ours stays between them. Without managed rules the wanted ones come last.
     """
-    managed = tuple(rule for rule in current if _is_managed(rule, names))
-    if managed == wanted:
-        return tuple(current)
-    first = next((place for place, rule in enumerate(current) if _is_managed(rule, names)), len(current))
-    others_behind = tuple(rule for rule in current[first:] if not _is_managed(rule, names))
-    return (*current[:first], *wanted, *others_behind)
+    managed = [rule for rule in current if _is_managed(rule, names)]
+    if not managed:
+        return (*current, *wanted)
+    instead: list[list[ChainRule]] = [[] for _rule in managed]
+    for _tag, start, stop, first, last in SequenceMatcher(None, managed, wanted, autojunk=False).get_opcodes():
+        for offset, rule in enumerate(wanted[first:last]):
+            instead[max(min(start + offset, stop - 1), 0)].append(rule)
+    replacements = iter(instead)
+    return tuple(new for rule in current for new in (next(replacements) if _is_managed(rule, names) else [rule]))
 
 
 # -- the way there ------------------------------------------------------------------------------------------------
@@ -138,7 +145,7 @@ def _retiring(current: RouterState, target: RouterState) -> dict[str, MarkChain]
     """
     chains = {}
     for family, wanted in target.marks.items():
-        gone = {key.fwmark for key in current.pools if key.family == family and key not in target.pools}
+        gone = {key.fwmark for key in current.pools if key.family == family and key.fwmark and key not in target.pools}
         marks_left = {rule.mark for rule in wanted.rules}
         owners = {
             rule.mark: retired(rule, family)

@@ -24,17 +24,26 @@ from ._model import (
     ServiceId,
     VirtualService,
 )
-from ._params import virtual_services
+from ._params import marks, virtual_services
 
 # -- shapes -------------------------------------------------------------------------------------------------------
 
 
 def rules(state: RouterState) -> list[dict[str, Any]]:
-    """The MARK rules of ours, as iptables_mark takes them."""
-    return [
+    """The MARK rules of ours, as iptables_mark takes them; without those it does not take, say for every protocol."""
+    shapes = (
         {"name": rule.name, "mark": rule.mark, "mask": rule.mask, **traffic}
         for rule, traffic in _traffic(_own_rules(state))
-    ]
+    )
+    return [shape for shape in shapes if _is_accepted(shape)]
+
+
+def _is_accepted(rule: dict[str, Any]) -> bool:
+    try:
+        marks([rule])
+    except ValidationError:
+        return False
+    return True
 
 
 def ipvs_services(state: RouterState) -> list[dict[str, Any]]:
@@ -55,7 +64,8 @@ def services(state: RouterState) -> tuple[list[dict[str, Any]], list[dict[str, A
     for rule in _own_rules(state):
         by_name.setdefault(rule.name, []).append(rule)
     found, problems = [], []
-    for name, own in by_name.items():
+    for name in _names(state):
+        own = by_name[name]
         pools = [state.pools[key] for key in _ids(own) if key in state.pools]
         service = _virtual_service(name, own, pools)
         if _reproduces(service, own, pools):
@@ -64,6 +74,22 @@ def services(state: RouterState) -> tuple[list[dict[str, Any]], list[dict[str, A
             why = f"{name}: its rules and IPVS services are not what one declared service makes"
             problems.append(_problem("not_declarable", why, name=name, fwmark=own[0].mark))
     return found, problems
+
+
+def _names(state: RouterState) -> list[str]:
+    """The names in one order that is that of both chains: a service of one family stands between those of both."""
+    found: list[str] = []
+    for family in FAMILIES:
+        before, found = found, []
+        for name in dict.fromkeys(rule.name for rule in _own_rules(state) if rule.family == family):
+            if name in before:
+                place = before.index(name) + 1
+                found += before[:place]
+                del before[:place]
+            elif name not in found:
+                found.append(name)
+        found += before
+    return found
 
 
 def _ids(own: Iterable[MarkRule]) -> list[ServiceId]:

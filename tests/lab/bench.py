@@ -60,7 +60,7 @@ def _write_command(script: Path, command: list[str]) -> None:
 
 def _own_kernel_has_ipvs() -> bool:
     """Say whether the machine's own kernel has IPVS, after an attempt to load it."""
-    subprocess.run(["modprobe", "--quiet", "ip_vs"], stderr=subprocess.DEVNULL)
+    subprocess.run(["modprobe", "--quiet", "ip_vs"], stderr=subprocess.DEVNULL, check=False)
     return Path("/proc/net/ip_vs").exists()
 
 

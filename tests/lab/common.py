@@ -41,6 +41,7 @@ def run(*command: str | Path, env: dict[str, str] | None = None, stdin: str = ""
     result = subprocess.run(
         [str(word) for word in command],
         input=stdin,
+        check=False,
         capture_output=True,
         text=True,
         env=os.environ | (env or {}),

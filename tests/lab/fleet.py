@@ -85,6 +85,7 @@ class Router:
             answer = subprocess.run(
                 [SSH, self.name, "cat", BOOT_ID],
                 stdin=subprocess.DEVNULL,
+                check=False,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,
@@ -180,9 +181,11 @@ def reboot(host: str) -> int:
     if not old:
         raise LabError(f"{host} does not answer")
     with step(f"{host} has rebooted"):
-        subprocess.run([SSH, host, "systemctl", "reboot"], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run(
+            [SSH, host, "systemctl", "reboot"], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False
+        )
         # A shared connection would hang on until it finds out that the other end is gone.
-        subprocess.run([SSH, "-O", "exit", host], stderr=subprocess.DEVNULL)
+        subprocess.run([SSH, "-O", "exit", host], stderr=subprocess.DEVNULL, check=False)
         router.wait_for_boot(old)
     return 0
 

@@ -33,8 +33,8 @@ def ensure(names: tuple[str, ...]) -> None:
 def version(name: str) -> str:
     """Return the installed version of a package, or an empty string."""
     query = ["dpkg-query", "--show", "--showformat", "${db:Status-Status} ${Version}", name]
-    answer = subprocess.run(query, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
-    status, _, installed = answer.partition(" ")
+    answer = subprocess.run(query, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False).stdout
+    status, _space, installed = answer.partition(" ")
     return installed if status == "installed" else ""
 
 

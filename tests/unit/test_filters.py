@@ -1,0 +1,115 @@
+# Copyright: lvs.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleFilterError
+
+from ansible_collections.lvs.fleet.plugins.filter.fleet import FilterModule
+
+FILTERS = FilterModule().filters()
+SERVICES = [
+    {
+        "name": "web",
+        "fwmark": 80,
+        "traffic": [
+            {"destination": ["192.0.2.10", "2001:db8::10"], "protocol": "tcp", "ports": [80, 443]},
+            {"destination": "192.0.2.9", "protocol": "udp"},
+            {"destination": ["203.0.113.0/24"], "protocol": "udp"},
+        ],
+        "scheduler": "sh",
+        "real_servers": [
+            {"address": "10.0.0.11", "upper_threshold": 9, "lower_threshold": 5},
+            {"address": "2001:db8::11", "forward_method": "masquerade"},
+        ],
+    },
+    {
+        "name": "sip",
+        "fwmark": 5060,
+        "traffic": [{"destination": ["192.0.2.10"], "protocol": ["udp"], "ports": [5060]}],
+        "persistence_timeout": 60,
+        "persistence_engine": "sip",
+    },
+]
+RULE = '-A LVS-MARK -d {} -p {} {}-m comment --comment "lvs:{}" -j MARK --set-xmark {:#x}/0xffffffff'
+
+
+def test_marks() -> None:
+    web = "-m multiport --dports 80,443 "
+    assert FILTERS["marks"](SERVICES, "ipv4").splitlines() == [
+        "*mangle",
+        ":LVS-MARK - [0:0]",
+        "-A PREROUTING -j LVS-MARK",
+        RULE.format("192.0.2.10/32", "tcp", web, "web", 80),
+        RULE.format("192.0.2.9/32", "udp", "", "web", 80),
+        RULE.format("203.0.113.0/24", "udp", "", "web", 80),
+        RULE.format("192.0.2.10/32", "udp", "-m multiport --dports 5060 ", "sip", 5060),
+        "COMMIT",
+    ]
+    assert RULE.format("2001:db8::10/128", "tcp", web, "web", 80) in FILTERS["marks"](SERVICES, "ipv6").splitlines()
+
+
+def test_marks_of_a_family_without_destinations() -> None:
+    assert FILTERS["marks"](SERVICES[1:], "ipv6") == ""
+
+
+def test_ipvs_rules() -> None:
+    assert FILTERS["ipvs_rules"](SERVICES).splitlines() == [
+        "-A -f 80 -s sh",
+        "-a -f 80 -r 10.0.0.11:0 -g -w 1 -x 9 -y 5",
+        "-A -f 80 -6 -s sh",
+        "-a -f 80 -6 -r [2001:db8::11]:0 -m -w 1",
+        "-A -f 5060 -s wlc -p 60 --pe sip",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("kernel_modules", ["ip_vs", "ip_vs_pe_sip", "ip_vs_sh", "ip_vs_wlc"]),
+        ("masqueraded", ["ipv6"]),
+        ("vips", ["192.0.2.9/32", "192.0.2.10/32", "2001:db8::10/128"]),
+        ("problems", []),
+    ],
+)
+def test_what_services_need(name: str, expected: list[str]) -> None:
+    assert FILTERS[name](SERVICES) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("kernel_modules", ["ip_vs"]), ("masqueraded", []), ("vips", []), ("ipvs_rules", "")]
+)
+def test_no_services_need_nothing(name: str, expected: Any) -> None:
+    assert FILTERS[name]([]) == expected
+
+
+BROKEN = [{"name": "web", "fwmark": 0, "traffic": [{"destination": ["x"], "protocol": "tcp"}]}]
+PROBLEMS = [
+    "{}[0].fwmark: 0 is not a firewall mark (1-2147483647)",
+    "{}[0].traffic[0].destination[0]: 'x' is not an address or network",
+]
+
+
+def test_problems() -> None:
+    assert FILTERS["problems"](BROKEN, "mine") == [problem.format("mine") for problem in PROBLEMS]
+
+
+@pytest.mark.parametrize("name", ["ipvs_rules", "kernel_modules", "masqueraded", "vips"])
+def test_broken_services_are_refused_by_all_others(name: str) -> None:
+    with pytest.raises(AnsibleFilterError) as error:
+        FILTERS[name](BROKEN)
+    assert str(error.value).splitlines() == [problem.format("lvs_services") for problem in PROBLEMS]
+
+
+def test_an_unknown_family_is_refused() -> None:
+    with pytest.raises(AnsibleFilterError, match="'inet' is not one of ipv4, ipv6"):
+        FILTERS["marks"](SERVICES, "inet")
+
+
+def test_every_filter_is_documented_under_its_name() -> None:
+    documented = {path.stem for path in (Path(__file__).parents[2] / "plugins/filter").glob("*.yml")}
+    assert documented == set(FILTERS)

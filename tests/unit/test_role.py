@@ -1,0 +1,50 @@
+# Copyright: lvs.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the role and the README say of themselves in two places must be the same in both."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+TOP = Path(__file__).parents[2]
+ROLE = TOP / "roles" / "lvs_router"
+
+
+def load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+def test_argument_specs_equal_the_defaults() -> None:
+    options = load(ROLE / "meta/argument_specs.yml")["argument_specs"]["main"]["options"]
+    assert {name: option["default"] for name, option in options.items()} == load(ROLE / "defaults/main.yml")
+
+
+def test_the_role_uses_every_variable_and_no_other() -> None:
+    used: set[str] = set()
+    for path in [*ROLE.glob("tasks/*"), *ROLE.glob("vars/*"), *ROLE.glob("handlers/*")]:
+        used |= set(re.findall(r"(?<!_)\blvs_router_\w+", path.read_text()))
+    assert used == set(load(ROLE / "defaults/main.yml"))
+
+
+@pytest.mark.parametrize("family", ["Debian", "RedHat"])
+def test_package_names_are_known(family: str) -> None:
+    packages = load(ROLE / f"vars/{family}.yml")["__lvs_router_packages"]
+    assert "ipvsadm" in packages and any(name.startswith("iptables") for name in packages)
+
+
+def test_the_readme_shows_what_the_demo_runs() -> None:
+    shown = re.search(r"```yaml\n(.*?)```", (TOP / "README.md").read_text(), re.DOTALL)
+    assert shown
+    demo = (TOP / "tests/demo/inventory/group_vars/lvs_routers.yml").read_text()
+    assert shown[1] == demo.partition("---\n")[2]
+
+
+def test_the_action_group_holds_every_module() -> None:
+    modules = {path.stem for path in (TOP / "plugins/modules").glob("*.py")}
+    assert set(load(TOP / "meta/runtime.yml")["action_groups"]["all"]) == modules
