@@ -3,8 +3,8 @@
 
 """A router for one test: a network namespace of its own, the modules run in it, and witnesses that are not ours.
 
-A namespace costs next to nothing and starting a process in the bench's kernel costs a lot, so the test process itself
-moves into the namespace, and a module runs in a fork of it that has everything imported already.
+A namespace costs next to nothing, but a process costs a lot in the bench's kernel. So the test process itself moves
+into the namespace and calls the module's main() with everything imported already.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import shutil
 import socket
 import struct
 import subprocess
-import sys
-import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
@@ -127,20 +127,27 @@ class Snapshot:
     modules: frozenset[str]
 
     def own_rules(self, family: str, chain: str = CHAIN) -> list[str]:
-        """The chain, the jump to it, and all rules in it."""
-        own = (f":{chain} ", f"-A {chain} ")
-        jump = f"-A PREROUTING -j {chain}"
-        return [line for line in getattr(self, family).splitlines() if line.startswith(own) or line == jump]
+        """The chain in table mangle, the jump to it, and all rules in it."""
+        mine = re.compile(rf":{chain} .*|-A {chain} .*|-A PREROUTING -j {chain}")
+        return [line for table, line in self._lines(family) if table == "*mangle" and mine.fullmatch(line)]
 
-    def foreign_rules(self, family: str, chain: str = CHAIN) -> str:
-        """All tables without the chain and the jump to it; rules in the chain stay if they are not ours."""
-        own = re.compile(rf":{chain} .*|-A PREROUTING -j {chain}|-A {chain} .*--comment \"lvs:.*")
-        return "\n".join(line for line in getattr(self, family).splitlines() if not own.fullmatch(line))
+    def foreign_rules(self, family: str) -> str:
+        """All tables without our chain and the jump to it; rules in the chain stay if they are not ours."""
+        own = re.compile(rf':{CHAIN} .*|-A PREROUTING -j {CHAIN}|-A {CHAIN} .*--comment "lvs:.*')
+        lines = self._lines(family)
+        return "\n".join(line for table, line in lines if table != "*mangle" or not own.fullmatch(line))
+
+    def _lines(self, family: str) -> Iterator[tuple[str, str]]:
+        """Every line with the table it is in."""
+        table = ""
+        for line in getattr(self, family).splitlines():
+            table = line if line.startswith("*") else table
+            yield table, line
 
     def services(self) -> list[str]:
         """What ipvsadm -Sn prints, thresholds added in the place where ipvsadm takes them."""
         limits = _limits(self.thresholds)
-        return sorted(_with_limits(line, limits) for line in self.ipvsadm.splitlines())
+        return sorted(_unsigned(_with_limits(line, limits)) for line in self.ipvsadm.splitlines())
 
     def services_without(self, *marks: int) -> list[str]:
         """The services by another mark, and those by address."""
@@ -157,7 +164,9 @@ def _limits(listing: str) -> dict[tuple[str, str], str]:
             service = f"{option[words[0]]} {words[1]}{' -6' if words[2] == 'IPv6' else ''}"
         else:
             upper, lower = words[2:4]
-            limits[service, words[1]] = " -x {} -y {}".format(upper, lower).replace(" -x 0", "").replace(" -y 0", "")
+            limits[service, words[1]] = (f" -x {upper}" if upper != "0" else "") + (
+                f" -y {lower}" if lower != "0" else ""
+            )
     return limits
 
 
@@ -165,6 +174,11 @@ def _with_limits(line: str, limits: dict[tuple[str, str], str]) -> str:
     """The line as it is for a service; with its thresholds for a real server."""
     found = re.fullmatch(r"-a (.*) -r (\S+) (-\S+ -w \d+)(.*)", line)
     return f"-a {found[1]} -r {found[2]} {found[3]}{limits[found[1], found[2]]}{found[4]}" if found else line
+
+
+def _unsigned(line: str) -> str:
+    """ipvsadm prints marks from 2^31 on as negative numbers."""
+    return re.sub(r"(?<= -f )-\d+", lambda found: str(int(found[0]) + 2**32), line)
 
 
 def diff_form(snapshot: Snapshot, parts: tuple[str, ...], chain: str) -> list[str]:
@@ -191,6 +205,8 @@ class Router:
             target = shutil.which(f"{command}-{variant}{dash}{suffix}")
             assert target, f"{program} of iptables-{variant} is not installed"
             (tools / program).symlink_to(target)
+        # The state after the last converge().
+        self.converged: Snapshot
         self._unshadowed = f"{tools}:{os.environ['PATH']}"
         self.path = f"{self._shadows}:{self._unshadowed}"
 
@@ -200,38 +216,24 @@ class Router:
         shadow.write_text(f"#!/bin/sh\nreal={shutil.which(program, path=self._unshadowed)}\n{script}\n")
         shadow.chmod(0o755)
 
+    def unshadow(self) -> None:
+        for shadow in self._shadows.iterdir():
+            shadow.unlink()
+
     # -- running modules
 
     def call(self, module: str, /, *, check: bool = False, diff: bool = True, **options: Any) -> Result:
-        """Run a module in a fork of this process; what it returned, be it success or failure."""
-        reader, writer = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.close(reader)
-            self._act(module, {**options, "_ansible_check_mode": check, "_ansible_diff": diff}, writer)
-        os.close(writer)
-        with open(reader, encoding="utf-8") as answer:
-            output = answer.read()
-        os.waitpid(child, 0)
-        try:
-            return json.loads(output)
-        except ValueError:
-            pytest.fail(f"{module} returned no JSON:\n{output}")
-
-    def _act(self, module: str, arguments: dict[str, Any], writer: int) -> NoReturn:
-        """Be the module's process. Whatever happens, the fork must not go on as a second test run."""
-        try:
-            sys.stdout = os.fdopen(writer, "w", encoding="utf-8")
-            os.environ["PATH"] = self.path
-            with patch_module_args(arguments):
-                MODULES[module].main()
-        except SystemExit:
-            pass
-        except BaseException:
-            sys.stdout.write(traceback.format_exc())
-        finally:
-            sys.stdout.flush()
-            os._exit(0)
+        """Run a module; what it returned, be it success or failure."""
+        arguments = {**options, "_ansible_check_mode": check, "_ansible_diff": diff}
+        output = StringIO()
+        with (
+            patch_module_args(arguments),
+            patch.dict(os.environ, PATH=self.path),
+            redirect_stdout(output),
+            pytest.raises(SystemExit),
+        ):
+            MODULES[module].main()
+        return json.loads(output.getvalue())
 
     def run(self, module: str, /, **options: Any) -> Result:
         """Run a module that has to succeed."""
@@ -260,17 +262,18 @@ class Router:
         for side, snapshot in (("before", before), ("after", after)):
             shown = [line for line in done["diff"][side].splitlines() if not line.startswith("#")]
             assert sorted(shown) == diff_form(snapshot, parts, chain), f"the diff's {side} is not what is there"
-        self.is_settled(module, **options)
+        self.is_settled(module, after, **options)
+        self.converged = after
         return done
 
-    def is_settled(self, module: str, /, **options: Any) -> None:
+    def is_settled(self, module: str, state: Snapshot | None = None, /, **options: Any) -> None:
         """Neither check mode nor a run finds anything to do, and nothing is touched."""
-        before = self.snapshot()
+        before = state or self.snapshot()
         for check in (True, False):
             again = self.run(module, check=check, **options)
             assert (again["changed"], again["operations"]) == (False, [])
             assert again["diff"]["before"] == again["diff"]["after"]
-            assert self.snapshot() == before
+        assert self.snapshot() == before
 
     # -- running tools
 
@@ -294,13 +297,13 @@ class Router:
         lines = [line.strip() for line in commands.strip().splitlines()]
         self.tool(f"{IPTABLES[family]}-restore", "--noflush", stdin="\n".join([f"*{table}", *lines, "COMMIT", ""]))
 
-    def snapshot(self) -> Snapshot:
-        """The state as it is. Nothing here loads a module: ipvsadm would, so it is not asked while IPVS is not there."""
+    def snapshot(self, rules: bool = True, services: bool = True) -> Snapshot:
+        """The state, or half of it. Taking it loads no module: ipvsadm would, so it is asked only where IPVS is."""
         table = Path("/proc/self/net/ip_vs")
-        ipvs = table.exists()
+        ipvs = services and table.exists()
         return Snapshot(
-            ipv4=_comparable(self.tool("iptables-save")),
-            ipv6=_comparable(self.tool("ip6tables-save")),
+            ipv4=_comparable(self.tool("iptables-save")) if rules else "",
+            ipv6=_comparable(self.tool("ip6tables-save")) if rules else "",
             ipvsadm=self.tool("ipvsadm", "-Sn") if ipvs else "",
             thresholds=self.tool("ipvsadm", "-Ln", "--thresholds") if ipvs else "",
             table=table.read_text() if ipvs else "",

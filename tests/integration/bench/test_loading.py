@@ -1,0 +1,69 @@
+# Copyright: lvs.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A kernel with nothing loaded: reading leaves it so, writing loads what is needed, and without a module it is said."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+
+import pytest
+
+from ansible_collections.lvs.fleet.tests.integration.harness import Router, loaded_modules
+from ansible_collections.lvs.fleet.tests.integration.shapes import WEB, service
+
+DUAL = service(
+    "web", 80, {**WEB, "destination": ["192.0.2.10", "2001:db8::10"]}, real_servers=[{"address": "10.0.0.1"}]
+)
+NEEDED = {"ip_vs", "ip_vs_wlc", "ip_tables", "iptable_mangle", "ip6_tables", "ip6table_mangle"}
+
+
+def unwanted() -> set[str]:
+    return {name for name in loaded_modules() if name.startswith(("ip_vs", "ip_tables", "iptable_", "ip6table"))}
+
+
+@pytest.fixture
+def bare(router: Router) -> Router:
+    """A router whose kernel has neither IPVS nor a table loaded."""
+    if "ip_vs" not in loaded_modules() and router.attempt("modprobe", "--dry-run", "--first-time", "ip_vs").returncode:
+        pytest.skip("this kernel has IPVS built in")
+    # The namespaces of the tests before go a moment after their last process, and hold on to the modules until then.
+    for _attempt in range(50):
+        for name in sorted(unwanted(), reverse=True):
+            subprocess.run(["modprobe", "--remove", name], stderr=subprocess.DEVNULL)
+        if not unwanted():
+            return router
+        time.sleep(0.1)
+    pytest.skip(f"somebody else uses {', '.join(sorted(unwanted()))}")
+
+
+def test_reading_loads_nothing(bare: Router) -> None:
+    """Check mode of every module, and lvs_info; then the run loads the modules and does what was foretold."""
+    before = loaded_modules()
+    told = bare.run("lvs_info")
+    assert (told["services"], told["rules"], told["ipvs_services"], told["counters"]) == ([], [], [], [])
+    assert (told["timeouts"], told["daemons"], told["problems"]) == ({}, [], [])
+    foretold = bare.run("lvs_service", check=True, services=[DUAL])
+    assert bare.run("ipvs_service", check=True, services=[{"fwmark": 80}])["changed"]
+    rules = [{"name": "web", "mark": 80, "destination": "192.0.2.10", "protocol": "tcp"}]
+    assert bare.run("iptables_mark", check=True, rules=rules)["changed"]
+    # Nothing to do is no reason to load anything either, not even outside of check mode.
+    for options in ({"services": []}, {"services": [{"name": "web", "fwmark": 80}], "state": "absent"}):
+        assert not bare.run("lvs_service", **options)["changed"]
+    assert not bare.run("ipvs_service", services=[], purge=True)["changed"]
+    assert loaded_modules() == before
+    done = bare.run("lvs_service", services=[DUAL])
+    assert (done["operations"], done["diff"]) == (foretold["operations"], foretold["diff"])
+    assert loaded_modules() >= NEEDED
+
+
+def test_a_kernel_without_ipvs(bare: Router) -> None:
+    """The module is missing: a message that says so, and not even a rule is written."""
+    bare.shadow("modprobe", "echo 'modprobe: FATAL: Module ip_vs not found.' >&2; exit 1")
+    before = bare.snapshot()
+    message = "this kernel has no IPVS: modprobe ip_vs: exit status 1: modprobe: FATAL: Module ip_vs not found."
+    assert bare.fail("lvs_service", services=[DUAL]) == message
+    assert bare.fail("ipvs_service", services=[{"fwmark": 80}]) == message
+    assert bare.run("lvs_service", check=True, services=[DUAL])["changed"]
+    assert bare.snapshot() == before
