@@ -3,10 +3,11 @@
 
 """Record what ipvsadm and a real kernel say to each other, as fixtures/ipvs.json. Again, from the top folder:
 
-    tests/lab/lab bench -- env PYTHONPATH=.build .build/venv/bin/python tests/unit/record.py tests/unit/fixtures/ipvs.json
+    tests/lab/lab bench -- env PYTHONPATH=.build .build/venv/bin/python tests/unit/record.py
 
-A rich table is made with ipvsadm, under strace, which shows every byte of the conversation. Then the same table is made
-by this collection, and ipvsadm says what it finds. Bytes are in hexadecimal; a request has the datagrams that answer it.
+A rich table is made with ipvsadm, under strace (to be installed), which shows every byte of the conversation. Then the
+same table is made by this collection, and ipvsadm says what it finds. Bytes are in hexadecimal; a request has the
+datagrams that answer it.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def main(target: Path) -> None:
     recorded: dict[str, Any] = {
         "kernel": os.uname().release,
         "ipvsadm": tell("ipvsadm", "--version").strip(),
-        "timeouts": record("--set 100 20 50") and {**record("-L --timeout -n"), "text": say("-L --timeout -n")},
+        "timeouts": timeouts(),
         "daemons": daemons(),
         "table": [record(line) for line in TABLE.split("\n") if line],
         "listing": record("-S -n"),
@@ -116,10 +117,17 @@ def main(target: Path) -> None:
     target.write_text(json.dumps(recorded, indent=1) + "\n", encoding="ascii")
 
 
+def timeouts() -> dict[str, Any]:
+    record("--set 100 20 50")
+    return {**record("-L --timeout -n"), "text": say("-L --timeout -n")}
+
+
 def daemons() -> dict[str, Any]:
     """Two sync daemons, which a real server of another family would keep from starting."""
     record("--start-daemon master --mcast-interface d0 --syncid 10")
-    record("--start-daemon backup --mcast-interface d0 --syncid 11 --mcast-group ff05::51 --mcast-ttl 3 --mcast-port 99")
+    record(
+        "--start-daemon backup --mcast-interface d0 --syncid 11 --mcast-group ff05::51 --mcast-ttl 3 --mcast-port 99"
+    )
     found = {**record("-L --daemon -n"), "text": say("-L --daemon -n")}
     record("--stop-daemon master")
     record("--stop-daemon backup")
@@ -198,11 +206,11 @@ def ours() -> dict[str, Any]:
                     router.write(operation)
                 except KernelError as error:
                     sys.exit(f"the kernel refused what it had: {error}")
-            requests = [{"command": command, **one} for command, one in zip(words, exchanges)]
+            requests = [{"command": command, **one} for command, one in zip(words, exchanges, strict=True)]
     finally:
         _netlink.socket.socket = original  # type: ignore[misc]
     return {"families": found, "ours": requests, "texts_of_ours": texts()}
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(__file__).parent / "fixtures" / "ipvs.json")

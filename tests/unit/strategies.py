@@ -1,0 +1,213 @@
+# Copyright: lvs.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Generated declarations and router states, from few names, marks and addresses, so that they often meet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from ansible_collections.lvs.fleet.plugins.module_utils._iptables import chain_rule, parse_rule, retired
+from ansible_collections.lvs.fleet.plugins.module_utils._model import (
+    FAMILIES,
+    ChainRule,
+    MarkChain,
+    RouterState,
+    ServiceId,
+)
+from ansible_collections.lvs.fleet.plugins.module_utils._params import ipvs_services, marks, virtual_services
+
+NAMES = ("web", "ftp", "dns", "x" * 63)
+MARKS = (1, 2, 80, 2**31 - 1)
+NETWORKS = {
+    "ipv4": ("192.0.2.10", "192.0.2.11", "192.0.2.0/24", "0.0.0.0/0"),
+    "ipv6": ("2001:db8::10", "2001:db8::/32"),
+}
+SERVERS = {"ipv4": ("10.0.0.1", "10.0.0.2", "10.0.0.3"), "ipv6": ("2001:db8:1::1", "2001:db8:1::2")}
+SCHEDULERS = (("wlc", []), ("rr", []), ("rr", ["flag-2"]), ("sh", ["sh-port"]), ("mh", ["mh-fallback", "flag-3"]))
+PORTS = st.lists(st.sampled_from([20, 21, 80, "443", "10000:20000", "15000:30000", *range(1, 33, 2)]), max_size=20)
+
+
+def some(items: Any, least: int = 1, most: int = 3) -> Any:
+    return st.lists(st.sampled_from(items), min_size=least, max_size=most, unique=True)
+
+
+@st.composite
+def traffic(draw: Any, families: tuple[str, ...]) -> dict[str, Any]:
+    entry: dict[str, Any] = {
+        "destination": draw(some([network for family in families for network in NETWORKS[family]])),
+        "protocol": draw(some(("tcp", "udp", "sctp"), most=2)),
+    }
+    if draw(st.booleans()):
+        entry["ports"] = draw(PORTS)
+    if draw(st.integers(0, 3)) == 0:
+        entry["source"] = [draw(st.sampled_from(NETWORKS[family])) for family in families]
+    if draw(st.integers(0, 3)) == 0:
+        entry["in_interface"] = draw(st.sampled_from(["eth0", "bond0.12", "veth+"]))
+    return entry
+
+
+@st.composite
+def settings(draw: Any) -> dict[str, Any]:
+    scheduler, flags = draw(st.sampled_from(SCHEDULERS))
+    found: dict[str, Any] = {"scheduler": scheduler, "scheduler_flags": flags}
+    if draw(st.booleans()):
+        found["persistence_timeout"] = draw(st.sampled_from([1, 300, 2678400]))
+        found["persistence_netmask"] = draw(st.sampled_from([1, 24, 32, "255.255.0.0"]))
+        found["persistence_netmask6"] = draw(st.sampled_from([1, 64, 128]))
+    found["one_packet"] = draw(st.booleans())
+    if draw(st.integers(0, 4)) == 0:
+        found["persistence_engine"] = "sip"
+    return found
+
+
+@st.composite
+def real_server(draw: Any, address: str, method: str = "") -> dict[str, Any]:
+    upper = draw(st.sampled_from([0, 0, 1, 100, 2**31 - 1]))
+    method = method or draw(st.sampled_from(["direct", "masquerade", "tunnel"]))
+    found = {
+        "address": address,
+        "weight": draw(st.sampled_from([0, 1, 10, 65535])),
+        "forward_method": method,
+        "upper_threshold": upper,
+        "lower_threshold": draw(st.sampled_from([0, upper])),
+    }
+    if method == "tunnel":
+        kind = draw(st.sampled_from(["ipip", "gue", "gre"]))
+        found["tunnel_type"] = kind
+        if kind == "gue":
+            found["tunnel_port"] = draw(st.sampled_from([1, 6080, 65535]))
+        if kind != "ipip":
+            found["tunnel_checksum"] = draw(st.sampled_from(["nocsum", "csum", *["remcsum"] * (kind == "gue")]))
+    return found
+
+
+@st.composite
+def real_server_list(draw: Any, families: tuple[str, ...]) -> list[dict[str, Any]]:
+    addresses = draw(some([address for family in families for address in SERVERS[family]], least=0))
+    return [draw(real_server(address)) for address in addresses]
+
+
+@st.composite
+def virtual_service(draw: Any, name: str, fwmark: int) -> dict[str, Any]:
+    families = draw(st.sampled_from([("ipv4",), ("ipv6",), FAMILIES]))
+    first = draw(traffic(families))
+    entries = [first, draw(traffic(families))] if draw(st.booleans()) else [first]
+    there = {"ipv6" if ":" in item else "ipv4" for entry in entries for item in entry["destination"]}
+    for entry in entries:
+        if "source" in entry:  # each family of the destinations needs a source
+            entry["source"] = [draw(st.sampled_from(NETWORKS[family])) for family in sorted(there)]
+    servers = draw(real_server_list(tuple(sorted(there))))
+    return {"name": name, "fwmark": fwmark, "traffic": entries, **draw(settings()), "real_servers": servers}
+
+
+@st.composite
+def declared_services(draw: Any) -> list[dict[str, Any]]:
+    """The option services of lvs_service."""
+    names = draw(some(NAMES, least=0))
+    fwmarks = draw(some(MARKS, least=len(names), most=len(names)))
+    return [draw(virtual_service(name, fwmark)) for name, fwmark in zip(names, fwmarks, strict=True)]
+
+
+@st.composite
+def declared_marks(draw: Any) -> list[dict[str, Any]]:
+    """The option rules of iptables_mark."""
+    found = []
+    for name in draw(st.lists(st.sampled_from(NAMES), max_size=4)):
+        item = draw(traffic(draw(st.sampled_from([("ipv4",), ("ipv6",)]))))
+        mark, mask = draw(st.sampled_from([(1, 2**32 - 1), (80, 2**32 - 1), (80, 0xFF), (2**31 - 1, 2**31 - 1)]))
+        found.append({"name": name, "mark": mark, "mask": mask, **item})
+    return found
+
+
+@st.composite
+def declared_ipvs(draw: Any) -> list[dict[str, Any]]:
+    """The option services of ipvs_service."""
+    ids = draw(
+        some(
+            [(family, mark, "", "", 0) for family in FAMILIES for mark in MARKS]
+            + [("ipv4", 0, protocol, "192.0.2.10", port) for protocol in ("tcp", "udp", "sctp") for port in (0, 80)]
+            + [("ipv6", 0, "tcp", "2001:db8::10", 443)],
+            least=0,
+            most=4,
+        )
+    )
+    found = []
+    for family, mark, protocol, address, port in ids:
+        item = draw(settings())
+        if mark:
+            item.update(fwmark=mark, family=family)
+        else:
+            item.update(protocol=protocol, address=address, port=port)
+            item["one_packet"] = item["one_packet"] and protocol == "udp"
+            if not port:
+                item["persistence_timeout"] = 360
+        item["real_servers"] = draw(real_server_list((family,)))
+        if draw(st.integers(0, 4)) == 0:
+            other = SERVERS["ipv4" if family == "ipv6" else "ipv6"][0]
+            item["real_servers"].append(draw(real_server(other, "tunnel")))
+        found.append(item)
+    return found
+
+
+FOREIGN = {
+    "ipv4": (
+        "-s 198.51.100.0/24 -j RETURN",
+        "-d 192.0.2.10/32 -p tcp -m tcp --dport 80 -j MARK --set-xmark 0x50/0xffffffff",
+        '-p tcp -m comment --comment "somebody else\'s" -j ACCEPT',
+        "! -d 192.0.2.10/32 -j MARK --set-xmark 0x1/0xffffffff",
+    ),
+    "ipv6": ("-s 2001:db8:ff::/48 -j RETURN", "-j MARK --set-xmark 0x50/0xffffffff"),
+}
+DRIFTED = {
+    "ipv4": (
+        '-d 192.0.2.10/32 -p tcp -m tcp --dport 80 -m comment --comment "lvs:web" -j MARK --set-xmark 0x50/0xffffffff',
+        '-d 192.0.2.10/32 -p tcp -m comment --comment "lvs:web" -m multiport --dports 443,80 -j MARK'
+        " --set-xmark 0x50/0xffffffff",
+        '-m comment --comment "lvs:gone" -j RETURN',
+        '-m conntrack --ctstate NEW -m comment --comment "lvs:ftp" -j MARK --set-xmark 0x2/0xffffffff',
+    ),
+    "ipv6": ('-p udp -m udp --dport 53 -m comment --comment "lvs:dns" -j MARK --set-xmark 0x1/0xffffffff',),
+}
+
+
+@st.composite
+def chains(draw: Any, family: str, own: tuple[ChainRule, ...]) -> MarkChain:
+    if draw(st.integers(0, 5)) == 0:
+        return MarkChain()
+    texts = draw(st.lists(st.sampled_from(FOREIGN[family] + DRIFTED[family]), max_size=4))
+    rules = [*own, *(parse_rule(text, family) for text in texts)]
+    rules += [retired(rule, family) for rule in own[:1] if draw(st.booleans())]
+    rules = draw(st.permutations(rules)) if draw(st.booleans()) else rules
+    if rules and draw(st.integers(0, 3)) == 0:
+        rules = [*rules, rules[0]]
+    return MarkChain(True, tuple(rules), draw(st.integers(0, 2)), draw(st.integers(0, 1)))
+
+
+@st.composite
+def states(draw: Any) -> RouterState:
+    """A router as it may be found: our rules and services, complete or not, and those of others."""
+    declared = virtual_services(draw(declared_services()))
+    extra = marks(draw(declared_marks()))
+    pools = {**dict(declared.pools), **dict(ipvs_services(draw(declared_ipvs())).pools)}
+    for key in draw(some(list(pools), least=0)) if pools else []:
+        del pools[key]
+    content = {}
+    for family in FAMILIES:
+        rules = (*declared.rules_of(family), *extra.rules_of(family))
+        content[family] = draw(chains(family, tuple(chain_rule(rule) for rule in rules)))
+    return RouterState(content, pools)
+
+
+def lone_marks(state: RouterState) -> set[tuple[str, int]]:
+    """Marks that rules of ours give to packets while there is no service for them."""
+    nowhere = {"255.255.255.255/32", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128"}
+    return {
+        (family, rule.mark)
+        for family, chain in state.marks.items()
+        for rule in chain.rules
+        if rule.name and rule.mark and getattr(rule.meaning, "source", "") not in nowhere
+        if ServiceId(family, rule.mark) not in state.pools
+    }

@@ -1,0 +1,268 @@
+# Copyright: lvs.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Runs that go well, and all the ways they can go wrong; on the fake kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.lvs.fleet.plugins.module_utils import _engine, _host
+from ansible_collections.lvs.fleet.plugins.module_utils._engine import Outcome, Target, converge
+from ansible_collections.lvs.fleet.plugins.module_utils._errors import LockError, LvsError, ParseError, ToolError
+from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_services
+from ansible_collections.lvs.fleet.plugins.module_utils._plan import plan, virtual_services_target
+from ansible_collections.lvs.fleet.plugins.module_utils._router import Router
+from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel, Rule
+from ansible_collections.lvs.fleet.tests.unit.running import CHAIN, kernel_with, read
+from ansible_collections.lvs.fleet.tests.unit.strategies import declared_services, states
+
+TRAFFIC = [{"destination": ["192.0.2.10", "2001:db8::10"], "protocol": "tcp", "ports": [80, 443]}]
+BEFORE = [
+    {
+        "name": "web",
+        "fwmark": 80,
+        "traffic": TRAFFIC,
+        "real_servers": [{"address": "10.0.0.1"}, {"address": "10.0.0.2"}],
+    },
+    {"name": "old", "fwmark": 7, "traffic": TRAFFIC, "real_servers": [{"address": "10.0.0.9"}]},
+]
+AFTER = [
+    {"name": "web", "fwmark": 80, "traffic": TRAFFIC, "scheduler": "rr",
+     "real_servers": [{"address": "10.0.0.2", "weight": 5}, {"address": "2001:db8:1::3"}]},
+    {"name": "new", "fwmark": 8, "traffic": TRAFFIC, "real_servers": [{"address": "10.0.0.3"}]},
+]  # fmt: skip
+
+
+def wanting(given: list[dict[str, Any]], purge: str = "owned") -> Target:
+    declared = virtual_services(given)
+    return lambda current: virtual_services_target(current, declared, purge)
+
+
+def run(kernel: FakeKernel, target: Target, check: bool = False) -> Outcome:
+    with kernel.running(), Router() as router:
+        return converge(router, target, check, 30)
+
+
+def kernel_before() -> FakeKernel:
+    kernel = FakeKernel()
+    run(kernel, wanting(BEFORE))
+    kernel.writes = 0
+    return kernel
+
+
+COUNT = len(plan(CHAIN, read(kernel_before()), wanting(AFTER)(read(kernel_before()))))
+
+
+def test_a_run_then_nothing_more_to_do() -> None:
+    kernel = kernel_before()
+    outcome = run(kernel, wanting(AFTER))
+    assert read(kernel) == outcome.after
+    assert kernel.writes == len(outcome.operations) == COUNT > 10
+    again = run(kernel, wanting(AFTER))
+    assert (list(again.operations), again.before, again.after) == ([], outcome.after, outcome.after)
+    assert kernel.writes == COUNT
+
+
+@pytest.mark.parametrize("place", range(COUNT))
+def test_refused_at_any_operation_all_is_as_before(place: int) -> None:
+    kernel = kernel_before()
+    before = read(kernel)
+    kernel.refused = lambda number: number == place
+    with pytest.raises(LvsError) as caught:
+        run(kernel, wanting(AFTER))
+    assert read(kernel) == before
+    operations = plan(CHAIN, before, wanting(AFTER)(before))
+    first, last = str(caught.value).split("\n")
+    refusal = "Cannot allocate memory" if "ipvsadm" in first else "exit status 4: Another app is currently holding"
+    assert refusal in first
+    words = _engine.describe(operations[place])[0].split(" -t mangle")[0]
+    assert first.startswith(words)
+    done = f"The {place} operations done until then were undone; the router is as it was before."
+    assert last == (done if place else "Nothing had been changed.")
+
+
+@given(states(), declared_services(), st.sampled_from(["none", "owned", "all"]), st.integers(0, 40))
+def test_any_refused_run_leaves_any_router_as_it_was(
+    current: Any, given: list[dict[str, Any]], purge: str, place: int
+) -> None:
+    kernel = kernel_with(current)
+    kernel.refused = lambda number: number == place
+    try:
+        run(kernel, wanting(given, purge))
+    except LvsError:
+        assert read(kernel) == current
+    else:
+        assert kernel.writes <= place
+
+
+@pytest.mark.parametrize("place", [1, COUNT - 1])
+def test_when_going_back_fails_as_well_the_message_says_so(place: int) -> None:
+    kernel = kernel_before()
+    kernel.refused = lambda number: number >= place
+    with pytest.raises(LvsError) as caught:
+        run(kernel, wanting(AFTER))
+    assert f"Going back failed as well, so the router is half changed ({place} operations were done): " in str(
+        caught.value
+    )
+    assert read(kernel) != read(kernel_before())
+
+
+def test_another_writer_is_noticed_afterwards_and_all_is_undone() -> None:
+    kernel = kernel_before()
+    before = read(kernel)
+
+    def meddle() -> None:
+        if kernel.writes == COUNT:
+            kernel.mangle["ipv4"].chains["PREROUTING"].append(Rule(f"-j {CHAIN}"))
+
+    kernel.after_write = meddle
+    with pytest.raises(LvsError) as caught:
+        run(kernel, wanting(AFTER))
+    first, last = str(caught.value).split("\n")
+    assert first == (
+        "the router is not as it was told to be; missing afterwards: iptables -t mangle -D PREROUTING -j LVS-MARK"
+    )
+    assert last == f"The {COUNT} operations done until then were undone; the router is as it was before."
+    assert read(kernel) == before
+
+
+@pytest.mark.parametrize("error", [OSError(105, "No buffer space available"), ToolError(["iptables-save"], 1, "no")])
+def test_an_error_while_reading_back_is_undone_too(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = kernel_before()
+    before = read(kernel)
+    real = Router.read
+
+    def fail_once(router: Router) -> Any:
+        if kernel.writes == COUNT:
+            kernel.writes += 1
+            raise error
+        return real(router)
+
+    monkeypatch.setattr(Router, "read", fail_once)
+    with pytest.raises(LvsError, match="operations done until then were undone"):
+        run(kernel, wanting(AFTER))
+    monkeypatch.undo()
+    assert read(kernel) == before
+
+
+@given(states(), declared_services(), st.sampled_from(["none", "owned", "all"]))
+def test_check_mode_writes_nothing_and_tells_what_the_run_does(
+    current: Any, given: list[dict[str, Any]], purge: str
+) -> None:
+    kernel = kernel_with(current)
+    before = kernel.snapshot()
+    kernel.read_only = True
+    told = run(kernel, wanting(given, purge), check=True)
+    kernel.read_only = False
+    assert kernel.snapshot() == before
+    done = run(kernel, wanting(given, purge))
+    assert told.result(with_diff=True) == done.result(with_diff=True)
+    assert _engine.render(CHAIN, read(kernel)) == told.result(with_diff=True)["diff"]["after"]
+    assert told.result(with_diff=False).keys() == {"changed", "operations"}
+
+
+# -- the module, and the tools ------------------------------------------------------------------------------------
+
+
+def test_ip_vs_is_loaded_only_for_a_write() -> None:
+    kernel = FakeKernel(loaded=False)
+    assert run(kernel, wanting(BEFORE), check=True).operations
+    assert not kernel.loaded
+    run(kernel, wanting(BEFORE))
+    assert kernel.loaded
+    assert read(kernel).pools
+
+
+def test_without_the_module_nothing_is_begun() -> None:
+    kernel = FakeKernel(loaded=False)
+    kernel.loadable = False
+    with pytest.raises(LvsError) as caught:
+        run(kernel, wanting(BEFORE))
+    said = "modprobe: FATAL: Module ip_vs not found."
+    assert str(caught.value) == f"this kernel has no IPVS: modprobe ip_vs: exit status 1: {said}"
+    assert kernel.writes == 0
+
+
+def test_without_ip6tables_nothing_is_begun() -> None:
+    kernel = FakeKernel()
+    kernel.installed = {"iptables"}
+    with pytest.raises(ToolError) as caught:
+        run(kernel, wanting(BEFORE))
+    assert str(caught.value) == "ip6tables-restore: exit status 127: it is not installed"
+    assert kernel.writes == 0
+
+
+def test_legacy_iptables_is_not_asked_for_a_table_that_is_not_loaded() -> None:
+    kernel = FakeKernel(backend="legacy")
+    assert run(kernel, wanting(BEFORE)).operations
+    assert read(kernel).marks["ipv6"].exists
+    del kernel.mangle["ipv6"]
+    assert not read(kernel).marks["ipv6"].exists
+
+
+@pytest.mark.parametrize(
+    "status, error, said",
+    [
+        (3, ParseError, "iptables-save -t mangle: exit status 3: the table holds rules that iptables cannot express "
+                        r"\(see: nft list table ip mangle\): oops"),
+        (1, ToolError, "iptables-save -t mangle: exit status 1: oops"),
+    ],
+)  # fmt: skip
+def test_a_table_that_cannot_be_read(status: int, error: Any, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = FakeKernel()
+    with kernel.running():
+        monkeypatch.setattr(_host, "attempt", lambda argv, stdin="": (status, "", "oops\n"))
+        with Router() as router, pytest.raises(error, match=said):
+            router.read()
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"scheduler": "nosuch"}, "ipvsadm -A -f 8 -s nosuch: the kernel says: No such file or directory (it has no "
+                                  "scheduler nosuch)"),
+        ({"scheduler": "nosuch", "persistence_engine": "sip"},
+         "ipvsadm -A -f 8 -s nosuch --pe sip: the kernel says: No such file or directory (it has no scheduler nosuch "
+         "or no engine sip)"),
+    ],
+)  # fmt: skip
+def test_an_unknown_scheduler(change: dict[str, Any], said: str) -> None:
+    kernel = kernel_before()
+    before = read(kernel)
+    with pytest.raises(LvsError) as caught:
+        run(kernel, wanting([*BEFORE, {**AFTER[1], **change}]))
+    assert str(caught.value) == f"{said}\nNothing had been changed."
+    assert read(kernel) == before
+
+
+def test_an_edit_of_a_service_that_somebody_removed() -> None:
+    kernel = kernel_before()
+    target = wanting(AFTER)
+
+    def removed(current: Any) -> Any:
+        kernel.ipvs.services.clear()
+        return target(current)
+
+    with pytest.raises(LvsError, match=r"No such process \(the virtual service was removed by somebody else meanwhile"):
+        run(kernel, removed)
+
+
+def test_the_lock_is_waited_for_and_check_mode_takes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = kernel_before()
+    with kernel.running(), Router() as router:
+
+        def held(timeout: int) -> Any:
+            raise LockError(f"held for {timeout}")
+
+        monkeypatch.setattr(_host, "lock", held)
+        with pytest.raises(LockError, match="held for 5"):
+            converge(router, wanting(AFTER), False, 5)
+        assert converge(router, wanting(AFTER), True, 5).operations
+        monkeypatch.undo()
+    assert kernel.writes == 0

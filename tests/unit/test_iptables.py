@@ -1,0 +1,223 @@
+# Copyright: lvs.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""MARK rules as text. The transcripts are what real tools printed (Debian 12 and 13, iptables 1.8.9)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from ansible_collections.lvs.fleet.plugins.module_utils import _iptables as iptables
+from ansible_collections.lvs.fleet.plugins.module_utils._errors import ParseError
+from ansible_collections.lvs.fleet.plugins.module_utils._model import ChainRule, MarkChain, MarkRule
+from ansible_collections.lvs.fleet.tests.unit.recording import FIXTURES
+from ansible_collections.lvs.fleet.tests.unit.strategies import states
+
+CHAIN = "LVS-MARK"
+FULL = 0xFFFFFFFF
+END = "-j MARK --set-xmark 0x50/0xffffffff"
+WEB = '-m comment --comment "lvs:web"'
+
+
+def saved(name: str) -> str:
+    return (FIXTURES / name).read_text(encoding="utf-8")
+
+
+# As iptables-save printed them back, and what they are.
+OURS = [
+    (f"-d 192.0.2.10/32 -p tcp -m multiport --dports 80,443 {WEB} {END}",
+     MarkRule("web", 80, "192.0.2.10/32", "tcp", ((80, 80), (443, 443)))),
+    (f"-d 192.0.2.10/32 -p tcp -m multiport --dports 20,21,10000:20000 {WEB} {END}",
+     MarkRule("web", 80, "192.0.2.10/32", "tcp", ((20, 20), (21, 21), (10000, 20000)))),
+    (f"-s 10.0.0.0/8 -d 192.0.2.0/24 -i eth0 -p udp -m multiport --dports 53 {WEB} {END}",
+     MarkRule("web", 80, "192.0.2.0/24", "udp", ((53, 53),), "10.0.0.0/8", "eth0")),
+    (f"-d 2001:db8::10/128 -p sctp {WEB} {END}", MarkRule("web", 80, "2001:db8::10/128", "sctp")),
+    (f"-p tcp {WEB} -j MARK --set-xmark 0x7fffffff/0xffffffff",
+     MarkRule("web", 2**31 - 1, "0.0.0.0/0", "tcp")),
+    (f"-d 192.0.2.10/32 -p tcp {WEB} -j MARK --set-xmark 0x50/0xff",
+     MarkRule("web", 80, "192.0.2.10/32", "tcp", mask=0xFF)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text, rule", OURS)
+def test_our_rules_there_and_back(text: str, rule: MarkRule) -> None:
+    assert iptables.parse_rule(text, rule.family) == ChainRule(text, rule, rule.name, rule.mark)
+    assert iptables.render_rule(rule) == text
+
+
+@pytest.mark.parametrize(
+    "drifted",
+    [
+        f"-d 192.0.2.10/32 -p tcp -m tcp --dport 80 {WEB} {END}",
+        f"-d 192.0.2.10/32 -p tcp {WEB} -m multiport --dports 80 {END}",
+        f"-d 192.0.2.10/32 -p 6 -m multiport --dports 80:80 {WEB} {END}",
+        f"{WEB} -d 192.0.2.10/32 -p tcp -m tcp -m multiport --dports 80,80 {END}",
+    ],
+)
+def test_other_words_for_the_same_rule(drifted: str) -> None:
+    same = iptables.parse_rule(drifted, "ipv4")
+    assert same.meaning == MarkRule("web", 80, "192.0.2.10/32", "tcp", ((80, 80),))
+    assert same.text == drifted
+
+
+@pytest.mark.parametrize(
+    "text, name, mark",
+    [
+        (f"-d 192.0.2.10/32 {END}", "", 80),
+        (f"-d 192.0.2.10/32 -m comment --comment web {END}", "", 80),
+        (f"! -d 192.0.2.10/32 {WEB} {END}", "web", 80),
+        (f"-d 192.0.2.10/32 -p tcp -m tcp ! --dport 80 {WEB} {END}", "web", 80),
+        (f"-p tcp -m tcp --dport 80 -m multiport --dports 80,443 {WEB} {END}", "web", 80),
+        (f"-p tcp -m tcp --sport 80 {WEB} {END}", "web", 80),
+        (f"-p tcp -m multiport --dports 80 -m multiport --dports 81 {WEB} {END}", "web", 80),
+        (f"-m mark --mark 0x5 {WEB} {END}", "web", 80),
+        (f"-o eth0 {WEB} {END}", "web", 80),
+        (f"{WEB} -j MARK --set-xmark 0x0/0xffffff00", "web", 0),
+        (f"{WEB} -j RETURN", "web", 0),
+        (f"{WEB} -j CONNMARK --set-xmark 0x50/0xffffffff", "web", 80),
+        (f"{WEB} -j MARK --set-xmark", "web", 0),
+        ('-m comment --comment "ipvs \\"web\\" a b" -j MARK --set-xmark 0x50/0xff', "", 80),
+        ('-m comment --comment "lvs:a \\"b\\"" -m mark --mark 0x1 -j ACCEPT', 'a "b"', 0),
+    ],
+)
+def test_what_we_would_not_write_stays_text(text: str, name: str, mark: int) -> None:
+    assert iptables.parse_rule(text, "ipv4") == ChainRule(text, text, name, mark)
+
+
+# -- whole tables -------------------------------------------------------------------------------------------------
+
+
+def test_a_table_without_our_chain() -> None:
+    text = saved("mangle-foreign.txt")
+    assert iptables.parse_mangle(text, "ipv4", CHAIN) == MarkChain()
+    assert iptables.marks_given(text) == {0x0, 0x1, 0x35, 0x50, 0xFFFFFFFF}
+
+
+def test_each_rule_of_a_table_is_carried_along_word_for_word() -> None:
+    text = saved("mangle-foreign.txt")
+    lines = [line for line in text.splitlines() if line.startswith("-A PREROUTING")]
+    chain = iptables.parse_mangle(text.replace("PREROUTING", CHAIN), "ipv4", CHAIN)
+    assert [f"-A PREROUTING {rule.text}" for rule in chain.rules] == lines
+    assert {rule.name for rule in chain.rules} == {""}
+    assert len(lines) == 11
+
+
+def test_our_chain_in_a_table() -> None:
+    text = saved("mangle-own.txt")
+    chain = iptables.parse_mangle(text, "ipv4", CHAIN)
+    assert (chain.exists, chain.jumps, chain.references) == (True, 1, 0)
+    assert [(rule.name, rule.mark) for rule in chain.rules] == [("web", 80), ("ftp", 21), ("", 5)]
+    own = [line for line in text.splitlines() if CHAIN in line]
+    assert iptables.save_lines(CHAIN, chain) == own
+    other = iptables.parse_mangle(text, "ipv4", "OTHER")
+    assert (other.exists, other.rules, other.jumps, other.references) == (False, (), 0, 0)
+
+
+@pytest.mark.parametrize(
+    "lines, jumps, references",
+    [
+        ([], 0, 0),
+        ([f"-A PREROUTING -j {CHAIN}"] * 2, 2, 0),
+        ([f"-A PREROUTING -p tcp -j {CHAIN}"], 0, 1),
+        ([f"-A OUTPUT -j {CHAIN}", f"-A OTHER -g {CHAIN}"], 0, 2),
+        ([f"-A PREROUTING -j {CHAIN}-2", f'-A INPUT -m comment --comment "-j {CHAIN}" -j ACCEPT'], 0, 0),
+    ],
+)
+def test_what_leads_into_the_chain(lines: list[str], jumps: int, references: int) -> None:
+    text = "\n".join(["*mangle", f":{CHAIN} - [0:0]", *lines, "COMMIT", ""])
+    chain = iptables.parse_mangle(text, "ipv4", CHAIN)
+    assert (chain.jumps, chain.references) == (jumps, references)
+
+
+def test_an_empty_text_is_an_empty_table() -> None:
+    assert iptables.parse_mangle("", "ipv4", CHAIN) == MarkChain()
+
+
+@pytest.mark.parametrize("family, table", [("ipv4", "ip"), ("ipv6", "ip6")])
+def test_a_table_that_stops_half_way_is_not_the_whole(family: str, table: str) -> None:
+    with pytest.raises(ParseError, match=f"stopped before COMMIT.*nft list table {table} mangle"):
+        iptables.parse_mangle(saved("mangle-truncated.txt"), family, CHAIN)
+
+
+@given(states())
+def test_what_is_saved_reads_back(state: Any) -> None:
+    for family, chain in state.marks.items():
+        text = "\n".join(["*mangle", *iptables.save_lines(CHAIN, chain), "COMMIT"])
+        assert iptables.parse_mangle(text, family, CHAIN) == MarkChain(
+            chain.exists, chain.rules, chain.jumps if chain.exists else 0
+        )
+
+
+# -- the transaction ----------------------------------------------------------------------------------------------
+
+
+def chain_of(*texts: str, **how: Any) -> MarkChain:
+    rules = tuple(iptables.parse_rule(text, "ipv4") for text in texts)
+    return MarkChain(**{"exists": bool(texts), "rules": rules, "jumps": int(bool(texts)), **how})
+
+
+A, B, C, D = (f'-d 192.0.2.{n}/32 -m comment --comment "lvs:{n}" {END}' for n in range(1, 5))
+F, G = "-s 10.0.0.1/32 -j RETURN", "-s 10.0.0.2/32 -j RETURN"
+NEW, JUMP = f":{CHAIN} - [0:0]", f"PREROUTING -j {CHAIN}"
+
+
+@pytest.mark.parametrize(
+    "before, after, lines",
+    [
+        (chain_of(), chain_of(A, B), [NEW, f"-A {CHAIN} {A}", f"-A {CHAIN} {B}", f"-A {JUMP}"]),
+        (chain_of(A), chain_of(), [f"-D {CHAIN} {A}", f"-D {JUMP}", f"-X {CHAIN}"]),
+        (chain_of(A), chain_of(exists=True), [f"-D {CHAIN} {A}", f"-D {JUMP}"]),
+        (chain_of(A, B), chain_of(A, C, B), [f"-I {CHAIN} 2 {C}"]),
+        (chain_of(A, B), chain_of(B, A), [f"-D {CHAIN} {B}", f"-I {CHAIN} 1 {B}"]),
+        (chain_of(A, B, C), chain_of(A, D, C), [f"-D {CHAIN} {B}", f"-I {CHAIN} 2 {D}"]),
+        (chain_of(A, A, B), chain_of(A, B), [f"-D {CHAIN} {A}", f"-D {CHAIN} {A}", f"-I {CHAIN} 1 {A}"]),
+        (chain_of(A, jumps=0), chain_of(A), [f"-A {JUMP}"]),
+        (chain_of(A, jumps=3), chain_of(A), [f"-D {JUMP}"] * 2),
+        # The rules of others stay where they are, however many of ours move around them.
+        (chain_of(F, A, B, C), chain_of(A, B, C, F),
+         [f"-D {CHAIN} {A}", f"-D {CHAIN} {B}", f"-D {CHAIN} {C}",
+          f"-I {CHAIN} 1 {A}", f"-I {CHAIN} 2 {B}", f"-I {CHAIN} 3 {C}"]),
+        (chain_of(F, A, F, B), chain_of(F, B, F, A),
+         [f"-D {CHAIN} {A}", f"-D {CHAIN} {B}", f"-I {CHAIN} 2 {B}", f"-A {CHAIN} {A}"]),
+        (chain_of(F, A, G), chain_of(A), [f"-D {CHAIN} {F}", f"-D {CHAIN} {G}"]),
+    ],
+)  # fmt: skip
+def test_edit(before: MarkChain, after: MarkChain, lines: list[str]) -> None:
+    edit = iptables.edit_chain("ipv4", CHAIN, before, after)
+    assert edit and list(edit.lines) == lines
+    assert edit.after == after
+
+
+def test_no_edit_where_nothing_differs_in_meaning() -> None:
+    drifted = f'-d 192.0.2.1/32 -p tcp -m tcp --dport 80 -m comment --comment "lvs:1" {END}'
+    plain = iptables.render_rule(iptables.parse_rule(drifted, "ipv4").meaning)  # type: ignore[arg-type]
+    assert drifted != plain
+    assert iptables.edit_chain("ipv4", CHAIN, chain_of(drifted), chain_of(plain)) is None
+
+
+def test_a_drifted_rule_is_deleted_in_its_own_words() -> None:
+    drifted = f'-d 192.0.2.1/32 -p tcp -m tcp --dport 80 -m comment --comment "lvs:1" {END}'
+    edit = iptables.edit_chain("ipv4", CHAIN, chain_of(drifted, B), chain_of(B))
+    assert edit and edit.lines == (f"-D {CHAIN} {drifted}",)
+
+
+def test_the_transaction_and_its_commands() -> None:
+    edit = iptables.edit_chain("ipv6", CHAIN, chain_of(), chain_of(A))
+    assert edit
+    assert iptables.transaction(edit.lines) == f"*mangle\n{NEW}\n-A {CHAIN} {A}\n-A {JUMP}\nCOMMIT\n"
+    assert iptables.command_lines(edit) == [
+        "ip6tables -t mangle -N LVS-MARK",
+        f"ip6tables -t mangle -A LVS-MARK {A}",
+        "ip6tables -t mangle -A PREROUTING -j LVS-MARK",
+    ]
+
+
+@pytest.mark.parametrize("family, source", [("ipv4", "255.255.255.255/32"), ("ipv6", ":".join(["ffff"] * 8) + "/128")])
+def test_a_retired_rule_keeps_name_and_mark_and_reads_back(family: str, source: str) -> None:
+    rule = iptables.parse_rule(f'-p tcp -m comment --comment "lvs:web" {END}', family)
+    retired = iptables.retired(rule, family)
+    assert retired.text == f'-s {source} -m comment --comment "lvs:web" {END}'
+    assert iptables.parse_rule(retired.text, family) == retired

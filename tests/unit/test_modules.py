@@ -1,0 +1,412 @@
+# Copyright: lvs.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The modules as Ansible runs them, on the fake kernel."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from ansible_collections.lvs.fleet.plugins.modules import iptables_mark, ipvs_service, lvs_info, lvs_service
+from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel, Rule
+from ansible_collections.lvs.fleet.tests.unit.running import CHAIN, kernel_with, read, run_module
+from ansible_collections.lvs.fleet.tests.unit.strategies import (
+    declared_ipvs,
+    declared_marks,
+    declared_services,
+    states,
+)
+
+WEB = {
+    "name": "web",
+    "fwmark": 80,
+    "traffic": [{"destination": ["192.0.2.10"], "protocol": "tcp", "ports": [80, 443]}],
+    "persistence_timeout": 300,
+    "real_servers": [{"address": "10.0.0.11", "weight": 10}],
+}
+BOTH = {
+    "name": "dns",
+    "fwmark": 53,
+    "traffic": [{"destination": ["192.0.2.53", "2001:db8::53"], "protocol": ["udp"], "ports": [53]}],
+    "scheduler": "rr",
+    "real_servers": [{"address": "10.0.0.53"}, {"address": "2001:db8:1::53"}],
+}
+MARK = {"name": "web", "mark": 80, "destination": ["192.0.2.10"], "protocol": "tcp", "ports": [80, 443]}
+IPVS = {"fwmark": 80, "persistence_timeout": 300, "real_servers": [{"address": "10.0.0.11", "weight": 10}]}
+RULE = (
+    '-d 192.0.2.10/32 -p tcp -m multiport --dports 80,443 -m comment --comment "lvs:web" '
+    "-j MARK --set-xmark 0x50/0xffffffff"
+)
+MARK_OPERATIONS = [
+    "iptables -t mangle -N LVS-MARK",
+    f"iptables -t mangle -A LVS-MARK {RULE}",
+    "iptables -t mangle -A PREROUTING -j LVS-MARK",
+]
+IPVS_OPERATIONS = ["ipvsadm -A -f 80 -s wlc -p 300", "ipvsadm -a -f 80 -r 10.0.0.11 -g -w 10"]
+MARK_DIFF = f"# ipv4, table mangle\n:LVS-MARK - [0:0]\n-A PREROUTING -j LVS-MARK\n-A LVS-MARK {RULE}\n"
+IPVS_DIFF = "# IPVS\n-A -f 80 -s wlc -p 300\n-a -f 80 -r 10.0.0.11:0 -g -w 10\n"
+CASES = [
+    (lvs_service, {"services": [WEB]}, [*IPVS_OPERATIONS, *MARK_OPERATIONS], MARK_DIFF + IPVS_DIFF),
+    (iptables_mark, {"rules": [MARK]}, MARK_OPERATIONS, MARK_DIFF),
+    (ipvs_service, {"services": [IPVS]}, IPVS_OPERATIONS, IPVS_DIFF),
+]
+
+
+def quartet(module: ModuleType, kernel: FakeKernel, **options: Any) -> dict[str, Any]:
+    """Check, run, check, run: check mode tells what the run does, and the second run does nothing."""
+    before = kernel.snapshot()
+    told = run_module(module, kernel, check=True, **options)
+    assert kernel.snapshot() == before
+    done = run_module(module, kernel, **options)
+    assert told == done
+    after = kernel.snapshot()
+    for check in (True, False):
+        again = run_module(module, kernel, check=check, **options)
+        diff = {"before": done["diff"]["after"], "after": done["diff"]["after"]}
+        assert again == {"changed": False, "operations": [], "diff": diff}
+    assert kernel.snapshot() == after
+    assert done["changed"] == bool(done["operations"])
+    return done
+
+
+@pytest.mark.parametrize("module, options, operations, diff", CASES, ids=lambda value: getattr(value, "__name__", ""))
+def test_from_nothing_and_back(module: ModuleType, options: dict[str, Any], operations: list[str], diff: str) -> None:
+    kernel = FakeKernel()
+    nothing = kernel.snapshot()
+    done = quartet(module, kernel, **options)
+    assert done == {"changed": True, "operations": operations, "diff": {"before": "", "after": diff}}
+    gone = quartet(module, kernel, state="absent", **options)
+    assert gone["changed"] and gone["diff"] == {"before": diff, "after": ""}
+    assert kernel.snapshot() == nothing
+
+
+@given(states(), declared_services(), declared_marks(), declared_ipvs())
+def test_the_quartet_on_any_router(
+    state: Any, services: list[dict[str, Any]], rules: list[dict[str, Any]], ipvs: list[dict[str, Any]]
+) -> None:
+    for purge in ("none", "owned", "all"):
+        quartet(lvs_service, kernel_with(state), services=services, purge=purge)
+    for purge in (False, True):
+        quartet(iptables_mark, kernel_with(state), rules=rules, purge=purge)
+        quartet(ipvs_service, kernel_with(state), services=ipvs, purge=purge)
+    quartet(lvs_service, kernel_with(state), services=services, state="absent")
+    quartet(iptables_mark, kernel_with(state), rules=rules, state="absent")
+    quartet(ipvs_service, kernel_with(state), services=ipvs, state="absent")
+
+
+@pytest.mark.parametrize(
+    "module, options, message",
+    [
+        (lvs_service, {"services": [{"name": "web"}]},
+         "services[0].fwmark: is required\nservices[0].traffic: needs at least one entry"),
+        (iptables_mark, {"rules": [{**MARK, "prots": 1}]}, "rules[0].prots: is not an option"),
+        (iptables_mark, {"rules": [], "chain": "INPUT"}, "chain: INPUT belongs to the kernel, not to us"),
+        (ipvs_service, {"services": [{}]}, "services[0]: needs fwmark, or protocol, address and port"),
+        (lvs_service, {"services": [], "purge": "some"},
+         "value of purge must be one of: none, owned, all, got: some"),
+    ],
+)  # fmt: skip
+def test_bad_options_touch_nothing(module: ModuleType, options: dict[str, Any], message: str) -> None:
+    kernel = FakeKernel()
+    kernel.read_only = True
+    answer = run_module(module, kernel, **options)
+    assert (answer.get("failed"), answer["msg"]) == (True, message)
+    assert kernel.sockets == []
+
+
+@pytest.mark.parametrize("module, options, _operations, _diff", CASES, ids=lambda v: getattr(v, "__name__", ""))
+def test_a_refusal_is_a_failure_with_a_message(
+    module: ModuleType, options: dict[str, Any], _operations: Any, _diff: Any
+) -> None:
+    kernel = FakeKernel()
+    kernel.refused = lambda number: number == 0
+    answer = run_module(module, kernel, **options)
+    assert answer["failed"] is True and answer["msg"].endswith("\nNothing had been changed.")
+    assert set(answer) == {"failed", "msg"}
+
+
+def test_the_lock_timeout_arrives() -> None:
+    kernel = FakeKernel()
+    run_module(lvs_service, kernel, services=[], lock_timeout=7)
+    run_module(lvs_service, kernel, services=[])
+    assert kernel._lock_timeouts == [7, 30]
+
+
+# -- purge, and the life of a service -----------------------------------------------------------------------------
+
+
+def crowded() -> FakeKernel:
+    """Ours: dns. Of others: a rule in our chain, a service by mark, one by address."""
+    kernel = FakeKernel()
+    run_module(lvs_service, kernel, services=[BOTH])
+    run_module(ipvs_service, kernel, services=[{"fwmark": 9}, {"protocol": "tcp", "address": "192.0.2.1", "port": 22}])
+    kernel.mangle["ipv4"].chains[CHAIN].append(Rule("-s 10.0.0.1/32 -j RETURN"))
+    return kernel
+
+
+def there(kernel: FakeKernel) -> tuple[list[Any], list[str]]:
+    state = read(kernel)
+    rules = [rule.name or rule.text for chain in state.marks.values() for rule in chain.rules]
+    return [f"{key.family} {key.fwmark or key.port}" for key in state.pools], rules
+
+
+@pytest.mark.parametrize(
+    "purge, services, rules",
+    [
+        ("none", ["ipv4 53", "ipv6 53", "ipv4 9", "ipv4 22", "ipv4 80"],
+         ["dns", "-s 10.0.0.1/32 -j RETURN", "web", "dns"]),
+        ("owned", ["ipv4 9", "ipv4 22", "ipv4 80"], ["web", "-s 10.0.0.1/32 -j RETURN"]),
+        ("all", ["ipv4 80"], ["web"]),
+    ],
+)  # fmt: skip
+def test_purge_of_lvs_service(purge: str, services: list[str], rules: list[str]) -> None:
+    kernel = crowded()
+    quartet(lvs_service, kernel, services=[WEB], purge=purge)
+    assert there(kernel) == (services, rules)
+
+
+def test_owned_is_the_default_purge() -> None:
+    kernel = crowded()
+    run_module(lvs_service, kernel, services=[WEB])
+    assert there(kernel)[0] == ["ipv4 9", "ipv4 22", "ipv4 80"]
+
+
+def test_purge_is_off_in_the_other_modules() -> None:
+    kernel = crowded()
+    before = there(kernel)
+    run_module(iptables_mark, kernel, rules=[])
+    run_module(ipvs_service, kernel, services=[])
+    assert there(kernel) == before
+    quartet(iptables_mark, kernel, rules=[], purge=True)
+    quartet(ipvs_service, kernel, services=[], purge=True)
+    assert there(kernel) == ([], ["-s 10.0.0.1/32 -j RETURN"])
+
+
+def test_absent_takes_both_families_and_leaves_the_others() -> None:
+    kernel = crowded()
+    run_module(lvs_service, kernel, services=[WEB], purge="none")
+    quartet(lvs_service, kernel, services=[{"name": "dns", "fwmark": 53}], state="absent")
+    assert there(kernel) == (["ipv4 9", "ipv4 22", "ipv4 80"], ["-s 10.0.0.1/32 -j RETURN", "web"])
+
+
+def test_absent_takes_the_services_of_all_marks_that_the_name_has() -> None:
+    kernel = crowded()
+    quartet(lvs_service, kernel, services=[{"name": "dns", "fwmark": 9}], state="absent")
+    assert there(kernel) == (["ipv4 22"], ["-s 10.0.0.1/32 -j RETURN"])
+
+
+@pytest.mark.parametrize("purge", ["none", "owned"])
+def test_another_mark_for_a_service(purge: str) -> None:
+    kernel = crowded()
+    quartet(lvs_service, kernel, services=[{**BOTH, "fwmark": 54}], purge=purge)
+    assert there(kernel)[0] == ["ipv4 9", "ipv4 22", "ipv4 54", "ipv6 54"]
+
+
+@pytest.mark.parametrize("purge", ["none", "owned"])
+def test_a_family_is_taken_from_a_service(purge: str) -> None:
+    kernel = crowded()
+    only = {**BOTH, "traffic": [{**BOTH["traffic"][0], "destination": "192.0.2.53"}],
+            "real_servers": [{"address": "10.0.0.53"}]}  # fmt: skip
+    done = quartet(lvs_service, kernel, services=[only], purge=purge)
+    assert there(kernel)[0] == ["ipv4 53", "ipv4 9", "ipv4 22"]
+    assert not read(kernel).marks["ipv6"].exists
+    assert [line for line in done["operations"] if line.startswith("ipvsadm")] == ["ipvsadm -D -f 53 -6"]
+
+
+def test_two_names_with_one_mark_do_not_lose_their_service() -> None:
+    kernel = FakeKernel()
+    run_module(lvs_service, kernel, services=[WEB])
+    run_module(iptables_mark, kernel, rules=[{**MARK, "name": "more", "destination": "192.0.2.11"}])
+    quartet(lvs_service, kernel, services=[{**WEB, "fwmark": 81}], purge="none")
+    assert there(kernel) == (["ipv4 80", "ipv4 81"], ["web", "more"])
+
+
+@pytest.mark.parametrize(
+    "drifted",
+    [
+        RULE.replace("--dports 80,443", "--dports 443,80"),
+        RULE.replace("-m multiport", "-m tcp -m multiport"),
+        f'-m comment --comment "lvs:web" {RULE.replace(" -m comment --comment " + chr(34) + "lvs:web" + chr(34), "")}',
+    ],
+)
+def test_rules_in_other_words_are_adopted(drifted: str) -> None:
+    kernel = FakeKernel()
+    run_module(lvs_service, kernel, services=[WEB])
+    kernel.mangle["ipv4"].chains[CHAIN][0].text = drifted
+    assert not quartet(lvs_service, kernel, services=[WEB])["changed"]
+    assert kernel.mangle["ipv4"].chains[CHAIN][0].text == drifted
+
+
+@pytest.mark.parametrize(
+    "change, operations",
+    [
+        (lambda kernel: kernel.mangle["ipv4"].chains["PREROUTING"].clear(), [MARK_OPERATIONS[2]]),
+        (lambda kernel: kernel.mangle["ipv4"].chains[CHAIN].clear(), [MARK_OPERATIONS[1]]),
+        (lambda kernel: kernel.ipvs.services.clear(), IPVS_OPERATIONS),
+        (lambda kernel: next(iter(kernel.ipvs.services.values())).servers.clear(), IPVS_OPERATIONS[1:]),
+        (lambda kernel: kernel.mangle["ipv4"].chains[CHAIN].append(Rule("-j RETURN")), []),
+    ],
+)
+def test_drift_is_healed_with_the_fewest_operations(change: Any, operations: list[str]) -> None:
+    kernel = FakeKernel()
+    run_module(lvs_service, kernel, services=[WEB])
+    change(kernel)
+    assert quartet(lvs_service, kernel, services=[WEB])["operations"] == operations
+
+
+def test_a_chain_of_another_name() -> None:
+    kernel = FakeKernel()
+    quartet(iptables_mark, kernel, rules=[MARK], chain="OTHER")
+    assert [rule.text for rule in kernel.mangle["ipv4"].chains["OTHER"]] == [RULE]
+    assert CHAIN not in kernel.mangle["ipv4"].chains
+
+
+# -- lvs_info -----------------------------------------------------------------------------------------------------
+
+
+def info(kernel: FakeKernel) -> dict[str, Any]:
+    before = kernel.snapshot()
+    answer = run_module(lvs_info, kernel, check=True)
+    assert kernel.snapshot() == before and answer.pop("changed") is False
+    return answer
+
+
+def test_info_of_an_empty_router() -> None:
+    kernel = FakeKernel(loaded=False)
+    kernel.installed = set()
+    assert info(kernel) == {
+        "services": [],
+        "rules": [],
+        "ipvs_services": [],
+        "counters": [],
+        "timeouts": {},
+        "daemons": [],
+        "problems": [],
+    }
+    assert not kernel.loaded
+
+
+@given(declared_services())
+def test_what_info_tells_is_what_was_declared(services: list[dict[str, Any]]) -> None:
+    kernel = FakeKernel()
+    run_module(lvs_service, kernel, services=services)
+    told = info(kernel)
+    kinds = {problem["kind"] for problem in told["problems"]}
+    assert kinds <= {"vip_not_local"}
+    assert {item["name"] for item in told["services"]} == {item["name"] for item in services}
+    for module, options in (
+        (lvs_service, {"services": told["services"]}),
+        (lvs_service, {"services": told["services"], "purge": "all"}),
+        (iptables_mark, {"rules": told["rules"], "purge": True}),
+        (ipvs_service, {"services": told["ipvs_services"], "purge": True}),
+    ):
+        assert run_module(module, kernel, **options)["operations"] == []
+    fresh = FakeKernel()
+    run_module(lvs_service, fresh, services=told["services"])
+    assert read(fresh) == read(kernel)
+
+
+@given(declared_marks(), declared_ipvs())
+def test_the_halves_are_fed_back_alone(rules: list[dict[str, Any]], services: list[dict[str, Any]]) -> None:
+    kernel = FakeKernel()
+    run_module(iptables_mark, kernel, rules=rules)
+    run_module(ipvs_service, kernel, services=services)
+    told = info(kernel)
+    assert run_module(iptables_mark, kernel, rules=told["rules"], purge=True)["operations"] == []
+    assert run_module(ipvs_service, kernel, services=told["ipvs_services"], purge=True)["operations"] == []
+
+
+def test_info_of_a_service() -> None:
+    kernel = FakeKernel()
+    run_module(lvs_service, kernel, services=[WEB])
+    kernel.local = {"192.0.2.10"}
+    told = info(kernel)
+    server = {"address": "10.0.0.11", "weight": 10, "forward_method": "direct"}
+    traffic = {"destination": ["192.0.2.10"], "protocol": ["tcp"], "ports": [80, 443]}
+    assert told["services"] == [
+        {"name": "web", "fwmark": 80, "traffic": [traffic], "scheduler": "wlc", "persistence_timeout": 300,
+         "real_servers": [server]}
+    ]  # fmt: skip
+    assert told["rules"] == [{"name": "web", "mark": 80, "mask": 2**32 - 1, **traffic}]
+    assert told["ipvs_services"] == [
+        {"fwmark": 80, "family": "ipv4", "scheduler": "wlc", "persistence_timeout": 300,
+         "real_servers": [{"address": "10.0.0.11", "port": 0, "weight": 10, "forward_method": "direct"}]}
+    ]  # fmt: skip
+    assert told["timeouts"] == {"tcp": 9, "tcp_fin": 8, "udp": 7}
+    assert told["problems"] == []
+    (counted,) = told["counters"]
+    assert (counted["fwmark"], counted["real_servers"][0]["active_connections"]) == (80, 0)
+
+
+def foreign_rule(kernel: FakeKernel) -> None:
+    kernel.mangle["ipv4"].chains[CHAIN].append(Rule("-j RETURN"))
+
+
+def second_jump(kernel: FakeKernel) -> None:
+    kernel.mangle["ipv4"].chains["PREROUTING"].append(Rule(f"-j {CHAIN}"))
+
+
+def lost_service(kernel: FakeKernel) -> None:
+    kernel.ipvs.services.clear()
+
+
+def lost_rules(kernel: FakeKernel) -> None:
+    kernel.mangle["ipv4"].chains[CHAIN].clear()
+
+
+def odd_port(kernel: FakeKernel) -> None:
+    run_module(ipvs_service, kernel, services=[{**IPVS, "real_servers": [{"address": "10.0.0.11", "port": 80}]}])
+
+
+def not_local(kernel: FakeKernel) -> None:
+    kernel.local.clear()
+
+
+@pytest.mark.parametrize(
+    "spoil, problem",
+    [
+        (foreign_rule, {"kind": "foreign_rule", "family": "ipv4",
+                        "message": "a rule in our ipv4 chain that is not ours: -j RETURN"}),
+        (second_jump, {"kind": "jump", "family": "ipv4",
+                       "message": "the ipv4 chain is entered from PREROUTING 2 times instead of once"}),
+        (lost_service, {"kind": "mark_without_service", "name": "web", "fwmark": 80, "family": "ipv4",
+                        "message": "web: mark 80 has no IPVS service in ipv4"}),
+        (lost_rules, {"kind": "service_without_mark", "fwmark": 80, "family": "ipv4",
+                      "message": "no rule in ipv4 gives the mark 80 of this IPVS service"}),
+        (odd_port, {"kind": "not_declarable", "name": "web", "fwmark": 80,
+                    "message": "web: its rules and IPVS services are not what one declared service makes"}),
+        (not_local, {"kind": "vip_not_local", "address": "192.0.2.10", "fwmark": 80,
+                     "message": "192.0.2.10 is not local to this router: IPVS will not see its packets"}),
+    ],
+)  # fmt: skip
+def test_problems(spoil: Any, problem: dict[str, Any]) -> None:
+    kernel = FakeKernel()
+    run_module(lvs_service, kernel, services=[WEB])
+    kernel.local = {"192.0.2.10"}
+    spoil(kernel)
+    assert info(kernel)["problems"] == [problem]
+
+
+def test_a_table_that_cannot_be_read_is_a_problem_and_the_rest_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = FakeKernel()
+    run_module(lvs_service, kernel, services=[BOTH])
+    monkeypatch.setattr(kernel.mangle["ipv6"], "save", lambda: "*mangle\n:PREROUTING ACCEPT [0:0]\n")
+    told = info(kernel)
+    assert told["problems"][0]["kind"] == "unreadable" and told["problems"][0]["family"] == "ipv6"
+    assert [rule["name"] for rule in told["rules"]] == ["dns"]
+    answer = run_module(lvs_service, kernel, services=[BOTH])
+    assert answer["failed"] and "stopped before COMMIT" in answer["msg"]
+
+
+@given(states())
+def test_info_tells_about_any_router(state: Any) -> None:
+    kernel = kernel_with(state)
+    told = info(kernel)
+    assert len(told["ipvs_services"]) == len(told["counters"]) == len(state.pools)
+    assert run_module(ipvs_service, kernel, services=told["ipvs_services"], purge=True)["operations"] == []
+    for module, options in ((lvs_service, {"services": told["services"]}), (iptables_mark, {"rules": told["rules"]})):
+        assert "failed" not in run_module(module, kernel, check=True, **options)

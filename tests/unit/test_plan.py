@@ -1,0 +1,306 @@
+# Copyright: lvs.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Plans, carried out on the fake kernel: they arrive, and every place on the way is a good one to be left at."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from ansible_collections.lvs.fleet.plugins.module_utils import _plan
+from ansible_collections.lvs.fleet.plugins.module_utils._engine import Target, converge
+from ansible_collections.lvs.fleet.plugins.module_utils._iptables import parse_rule
+from ansible_collections.lvs.fleet.plugins.module_utils._model import (
+    ChainEdit,
+    Declaration,
+    IpvsOperation,
+    MarkChain,
+    Pool,
+    RealServer,
+    RouterState,
+    ServiceId,
+    VirtualService,
+)
+from ansible_collections.lvs.fleet.plugins.module_utils._params import ipvs_services, marks, virtual_services
+from ansible_collections.lvs.fleet.plugins.module_utils._plan import apply, plan
+from ansible_collections.lvs.fleet.plugins.module_utils._router import Router
+from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel, Killed
+from ansible_collections.lvs.fleet.tests.unit.running import CHAIN, kernel_with, read
+from ansible_collections.lvs.fleet.tests.unit.strategies import (
+    declared_ipvs,
+    declared_marks,
+    declared_services,
+    lone_marks,
+    states,
+)
+
+PURGES = st.sampled_from(["none", "owned", "all"])
+
+
+def carry_out(kernel: FakeKernel, operations: Any) -> RouterState:
+    with kernel.running(), Router() as router:
+        kernel.locked = True
+        router.prepare(operations)
+        for operation in operations:
+            router.write(operation)
+        kernel.locked = False
+        return router.read()
+
+
+def run(kernel: FakeKernel, target: Target) -> None:
+    with kernel.running(), Router() as router:
+        converge(router, target, check_mode=False, lock_timeout=30)
+
+
+def services_target(given: list[dict[str, Any]], purge: str) -> Target:
+    declared = virtual_services(given)
+    return lambda current: _plan.virtual_services_target(current, declared, purge)
+
+
+@st.composite
+def targets(draw: Any) -> Target:
+    """What any of the modules may want."""
+    declared = virtual_services(draw(declared_services()))
+    rules = marks(draw(declared_marks()))
+    pools = ipvs_services(draw(declared_ipvs()))
+    purge = draw(st.booleans())
+    wanted: list[Target] = [
+        *(lambda state, purge=purge: _plan.virtual_services_target(state, declared, purge)
+          for purge in ("none", "owned", "all")),
+        lambda state: _plan.virtual_services_absent(state, declared),
+        lambda state: _plan.marks_target(state, rules, purge),
+        lambda state: _plan.marks_absent(state, rules),
+        lambda state: _plan.pools_target(state, pools, purge),
+        lambda state: _plan.pools_absent(state, pools),
+    ]  # fmt: skip
+    return draw(st.sampled_from(wanted))
+
+
+def reachable(target: RouterState, current: RouterState) -> RouterState:
+    """The target, as far as rules of others outside of our chain let it be."""
+    chains = {}
+    for family, chain in target.marks.items():
+        references = current.marks[family].references
+        if chain.exists or references:
+            chains[family] = replace(chain, exists=True, references=references)
+        else:
+            chains[family] = MarkChain()
+    return replace(target, marks=chains)
+
+
+@given(states())
+def test_from_a_state_to_itself_there_is_nothing_to_do(state: RouterState) -> None:
+    assert plan(CHAIN, state, state) == []
+
+
+@given(states(), states())
+def test_a_plan_arrives_at_any_state(current: RouterState, other: RouterState) -> None:
+    target = reachable(other, current)
+    operations = plan(CHAIN, current, target)
+    assert apply(current, operations) == target
+    assert carry_out(kernel_with(current), operations) == target
+
+
+@given(states(), targets())
+def test_a_plan_arrives_at_what_a_module_wants(current: RouterState, wanted: Target) -> None:
+    target = wanted(current)
+    operations = plan(CHAIN, current, target)
+    assert apply(current, operations) == target
+    there = carry_out(kernel_with(current), operations)
+    assert there == target
+    assert wanted(there) == there, "a second run would do something"
+
+
+@given(states(), declared_services(), st.sampled_from(["none", "owned"]))
+def test_what_is_not_ours_is_never_touched(current: RouterState, given: list[dict[str, Any]], purge: str) -> None:
+    kernel = kernel_with(current)
+
+    def others() -> list[Any]:
+        """Their rules as objects, which stand for counters, each in its order."""
+        return [
+            rule
+            for mangle in kernel.mangle.values()
+            for rules in mangle.chains.values()
+            for rule in rules
+            if "lvs:" not in rule.text and rule.text != f"-j {CHAIN}"
+        ]
+
+    ours = {ServiceId(f, r.mark) for f, chain in current.marks.items() for r in chain.rules if r.name and r.mark}
+    declared = virtual_services(given)
+    theirs = {key: pool for key, pool in current.pools.items() if key not in ours and key not in declared.pools}
+    before = others()
+    run(kernel, services_target(given, purge))
+    assert list(map(id, others())) == list(map(id, before))
+    after = read(kernel)
+    assert {key: pool for key, pool in after.pools.items() if key in theirs} == theirs
+
+
+@given(states(), declared_services(), PURGES)
+def test_no_packet_ever_gets_a_mark_without_a_service(
+    current: RouterState, given: list[dict[str, Any]], purge: str
+) -> None:
+    kernel = kernel_with(current)
+    lone = lone_marks(current)
+    seen = []
+
+    def look() -> None:
+        locked, kernel.locked = kernel.locked, False
+        seen.append(lone_marks(read(kernel)))
+        kernel.locked = locked
+
+    kernel.after_write = look
+    run(kernel, services_target(given, purge))
+    assert [sorted(found - lone) for found in seen if found - lone] == []
+
+
+@given(states(), declared_services(), PURGES, st.integers(0, 40))
+def test_the_same_run_again_heals_an_interrupted_one(
+    current: RouterState, given: list[dict[str, Any]], purge: str, place: int
+) -> None:
+    kernel, target = kernel_with(current), services_target(given, purge)
+    wanted = target(current)
+    interrupt(kernel, target, place)
+    run(kernel, target)
+    assert read(kernel) == wanted
+
+
+def interrupt(kernel: FakeKernel, target: Target, place: int) -> None:
+    """A run that is killed before its operation number place, counted around."""
+    count = len(plan(CHAIN, read(kernel), target(read(kernel))))
+    assume(count)
+    kernel.killed_at = kernel.writes + place % count
+    with pytest.raises(Killed):
+        run(kernel, target)
+    kernel.killed_at = -1
+
+
+def left_over(kernel: FakeKernel, given: list[dict[str, Any]]) -> list[ServiceId]:
+    run(kernel, services_target(given, "owned"))
+    return [key for key in read(kernel).pools if key not in virtual_services(given).pools]
+
+
+@given(declared_services(), declared_services(), declared_services(), st.integers(0, 40))
+def test_an_interrupted_run_leaves_no_old_service_without_an_owner(
+    first: list[dict[str, Any]], second: list[dict[str, Any]], third: list[dict[str, Any]], place: int
+) -> None:
+    kernel = FakeKernel()
+    run(kernel, services_target(first, "owned"))
+    interrupt(kernel, services_target(second, "owned"), place)
+    old = virtual_services(first).pools
+    assert [key for key in left_over(kernel, third) if key in old] == []
+
+
+# -- the order, and single cases ----------------------------------------------------------------------------------
+
+
+def pool(mark: int, *servers: str, scheduler: str = "wlc", weight: int = 1) -> Pool:
+    service = VirtualService(ServiceId("ipv4", mark), scheduler, persistence_netmask=32)
+    found = [RealServer(address, weight=weight) for address in servers]
+    return Pool(service, {server.id: server for server in found})
+
+
+def state(*pools: Pool, rules: tuple[str, ...] = (), **chain: Any) -> RouterState:
+    parsed = tuple(parse_rule(text, "ipv4") for text in rules)
+    content = MarkChain(bool(rules), parsed, int(bool(rules)))
+    return RouterState({"ipv4": replace(content, **chain)}, {one.service.id: one for one in pools})
+
+
+def own(name: str, mark: int, address: str = "192.0.2.10") -> str:
+    return f'-d {address}/32 -m comment --comment "lvs:{name}" -j MARK --set-xmark {mark:#x}/0xffffffff'
+
+
+def short(operations: Any) -> list[str]:
+    return [
+        f"marks: {len(one.lines)} lines" if isinstance(one, ChainEdit)
+        else f"{one.command} {one.service.id.fwmark} {one.real_server.address if one.real_server else ''}".rstrip()
+        for one in operations
+    ]  # fmt: skip
+
+
+def test_the_order_is_add_edit_mark_remove_forget() -> None:
+    current = state(pool(1, "10.0.0.1", "10.0.0.2"), pool(2, "10.0.0.1"), rules=(own("a", 1), own("b", 2)))
+    target = state(
+        pool(1, "10.0.0.2", "10.0.0.3", scheduler="rr", weight=2),
+        pool(3, "10.0.0.9"),
+        rules=(own("a", 1), own("c", 3)),
+    )
+    assert short(plan(CHAIN, current, target)) == [
+        "A 3",
+        "a 1 10.0.0.3",
+        "a 3 10.0.0.9",
+        "E 1",
+        "e 1 10.0.0.2",
+        "marks: 3 lines",  # b's rule goes; c's, and the record that b owns mark 2, come
+        "d 1 10.0.0.1",
+        "D 2",
+        "marks: 1 lines",
+    ]
+
+
+def test_the_record_of_an_owner_never_matches_and_is_cleared() -> None:
+    current = state(pool(2), rules=(own("b", 2),))
+    edits = [one for one in plan(CHAIN, current, state()) if isinstance(one, ChainEdit)]
+    nowhere = '-s 255.255.255.255/32 -m comment --comment "lvs:b" -j MARK --set-xmark 0x2/0xffffffff'
+    assert [list(edit.lines) for edit in edits] == [
+        [f"-D {CHAIN} {own('b', 2)}", f"-A {CHAIN} {nowhere}"],
+        [f"-D {CHAIN} {nowhere}", f"-D PREROUTING -j {CHAIN}", f"-X {CHAIN}"],
+    ]
+
+
+def test_an_owner_is_not_recorded_twice() -> None:
+    current = state(pool(2), rules=(own("b", 2), own("c", 2)))
+    edits = [one for one in plan(CHAIN, current, state(rules=(own("c", 2),))) if isinstance(one, ChainEdit)]
+    assert [edit.lines for edit in edits] == [(f"-D {CHAIN} {own('b', 2)}",)]
+
+
+def test_a_service_that_goes_takes_its_real_servers_along() -> None:
+    assert short(plan(CHAIN, state(pool(1, "10.0.0.1")), state())) == ["D 1"]
+
+
+@pytest.mark.parametrize(
+    "purge, kept",
+    [("none", {1, 2, 9}), ("owned", {1, 9}), ("all", {1})],
+)
+def test_purge(purge: str, kept: set[int]) -> None:
+    current = state(pool(2), pool(9), rules=(own("old", 2), "-j RETURN"))
+    declared = Declaration(names=("web",), pools={ServiceId("ipv4", 1): pool(1)}, ids=(ServiceId("ipv4", 1),))
+    target = _plan.virtual_services_target(current, declared, purge)
+    assert {key.fwmark for key in target.pools} == kept
+    texts = [rule.text for rule in target.marks["ipv4"].rules]
+    assert texts == {"none": [own("old", 2), "-j RETURN"], "owned": ["-j RETURN"], "all": []}[purge]
+
+
+@pytest.mark.parametrize(
+    "before, wanted, after",
+    [
+        (["-j X", own("a", 1), "-j Y"], [own("a", 1)], ["-j X", own("a", 1), "-j Y"]),
+        (["-j X", own("a", 1), "-j Y"], [own("a", 2)], ["-j X", own("a", 2), "-j Y"]),
+        (["-j X", own("b", 1)], [own("a", 2)], ["-j X", own("b", 1), own("a", 2)]),
+        ([own("a", 1), "-j X", own("a", 2)], [own("a", 1), own("a", 2)], [own("a", 1), "-j X", own("a", 2)]),
+        ([own("a", 2), "-j X", own("a", 1)], [own("a", 1), own("a", 2)], [own("a", 1), own("a", 2), "-j X"]),
+        ([own("a", 1), own("a", 1)], [own("a", 1)], [own("a", 1)]),
+        ([own("a", 1), own("b", 1)], [], [own("b", 1)]),
+    ],
+)
+def test_where_rules_come_to_stand(before: list[str], wanted: list[str], after: list[str]) -> None:
+    current = state(rules=tuple(before))
+    rules = tuple(parse_rule(text, "ipv4").meaning for text in wanted)
+    declared = Declaration(names=("a",), rules=rules)  # type: ignore[arg-type]
+    target = _plan.marks_target(current, declared, purge=False)
+    assert [rule.text for rule in target.marks["ipv4"].rules] == after
+
+
+def test_a_declared_service_leaves_its_old_mark_whatever_purge_says() -> None:
+    current = state(pool(1), rules=(own("web", 1),))
+    declared = Declaration(names=("web",), pools={ServiceId("ipv4", 2): pool(2)}, ids=(ServiceId("ipv4", 2),))
+    assert {key.fwmark for key in _plan.virtual_services_target(current, declared, "none").pools} == {2}
+
+
+def test_an_operation_on_what_is_not_there_is_a_mistake_of_the_plan() -> None:
+    with pytest.raises(KeyError):
+        apply(state(), [IpvsOperation("D", pool(1).service)])

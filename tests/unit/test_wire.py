@@ -1,0 +1,303 @@
+# Copyright: lvs.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Netlink as bytes, against what ipvsadm and a real kernel said to each other."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import struct
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.lvs.fleet.plugins.module_utils import _netlink
+from ansible_collections.lvs.fleet.plugins.module_utils import _wire as wire
+from ansible_collections.lvs.fleet.plugins.module_utils._errors import KernelError, ParseError
+from ansible_collections.lvs.fleet.plugins.module_utils._ipvsadm import command_line
+from ansible_collections.lvs.fleet.plugins.module_utils._model import Pool, RouterState, ServiceId
+from ansible_collections.lvs.fleet.plugins.module_utils._plan import plan
+from ansible_collections.lvs.fleet.plugins.module_utils._router import Entry, _payload, counters_of, pools_of
+from ansible_collections.lvs.fleet.tests.unit.recording import RECORDED, bodies, parse_saved, reply_error
+
+FIRST_BODY = 20  # behind the netlink and the generic netlink header
+TABLE = parse_saved(RECORDED["texts"]["save"], RECORDED["texts"]["thresholds"])
+
+
+def inside(body: bytes) -> wire.Attributes:
+    """The attributes of the one entry of an answer."""
+    (entry,) = wire.generic_attributes(body).values()
+    return wire.attributes(entry)
+
+
+def requested(exchange: dict[str, Any]) -> wire.Attributes:
+    return wire.attributes(bytes.fromhex(exchange["request"])[FIRST_BODY:])
+
+
+def recorded_entries(listing: str) -> list[Entry]:
+    """What the kernel answered when ipvsadm listed the table: first the services, then the servers of each."""
+    first, *others = RECORDED[listing]["exchanges"]
+    servers = {
+        wire.decode_service(wire.attributes(requested(one)[wire.ATTR_SERVICE])).id: [inside(b) for b in bodies(one)]
+        for one in others
+    }
+    services = [inside(body) for body in bodies(first)]
+    return [(service, servers[wire.decode_service(service).id]) for service in services]
+
+
+# -- what the kernel says -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("listing, texts", [("listing", "texts"), ("listing_after_changes", "texts_after_changes")])
+def test_we_read_what_ipvsadm_printed(listing: str, texts: str) -> None:
+    expected = parse_saved(RECORDED[texts]["save"], RECORDED[texts]["thresholds"])
+    assert pools_of(recorded_entries(listing)) == expected
+    assert len(expected) > 15
+
+
+def test_timeouts_and_daemons() -> None:
+    (exchange,) = RECORDED["timeouts"]["exchanges"]
+    assert RECORDED["timeouts"]["text"] == "Timeout (tcp tcpfin udp): 100 20 50\n"
+    timeouts = wire.decode_timeouts(wire.generic_attributes(bodies(exchange)[0]))
+    assert timeouts == {"tcp": 100, "tcp_fin": 20, "udp": 50}
+    (exchange,) = RECORDED["daemons"]["exchanges"]
+    daemons = [wire.decode_daemon(inside(body)) for body in bodies(exchange)]
+    assert [
+        f"{one['state']} sync daemon (mcast={one['interface']}, syncid={one['sync_id']}, maxlen={one['sync_maxlen']},"
+        f" group={one['group']}, port={one['port']}, ttl={one['ttl']})"
+        for one in daemons
+    ] == [line.strip() for line in RECORDED["daemons"]["text"].splitlines()]
+
+
+def test_a_daemon_of_an_old_kernel() -> None:
+    found = {wire.DAEMON_STATE: struct.pack("=I", 1), wire.DAEMON_IFN: b"eth0\0"}
+    assert wire.decode_daemon(found) == {"state": "master", "interface": "eth0", "sync_id": 0}
+
+
+def test_counters() -> None:
+    nothing = dict.fromkeys(("connections", "in_packets", "out_packets", "in_bytes", "out_bytes"), 0)
+    counters = counters_of(recorded_entries("listing"))
+    assert all(one.items() >= nothing.items() for one in counters)
+    http = next(one for one in counters if one.get("port") == 80)
+    no_connections = {"active_connections": 0, "inactive_connections": 0, "persistent_connections": 0}
+    assert sorted(http["real_servers"], key=lambda one: one["address"]) == [
+        {"address": "10.0.0.1", "port": 8080, **nothing, **no_connections},
+        {"address": "10.0.0.2", "port": 80, **nothing, **no_connections},
+    ]
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_counters_of_new_and_old_kernels(wide: bool) -> None:
+    numbers = struct.Struct("=Q") if wide else struct.Struct("=I")
+    stats = b"".join(
+        wire.attribute(kind, (struct.Struct("=Q") if kind in (4, 5) else numbers).pack(100 + kind))
+        for kind in range(1, 6)
+    )
+    found = {wire.SVC_STATS64 if wide else wire.SVC_STATS: stats}
+    assert wire.decode_counters(found, wire.SVC_STATS64, wire.SVC_STATS) == {
+        "connections": 101,
+        "in_packets": 102,
+        "out_packets": 103,
+        "in_bytes": 104,
+        "out_bytes": 105,
+    }
+
+
+def test_a_real_server_of_an_old_kernel_has_the_family_of_its_service() -> None:
+    found = {wire.DEST_ADDR: bytes(15) + b"\1", wire.DEST_PORT: bytes(2)}
+    assert wire.decode_real_server(found, "ipv6").address == "::1"
+
+
+@pytest.mark.parametrize(
+    "address, canonical",
+    [
+        ("::ffff:192.0.2.1", "::ffff:c000:201"),
+        ("::1.2.3.4", "::102:304"),
+        ("2001:db8:0:0:1:0:0:1", "2001:db8::1:0:0:1"),
+    ],
+)
+def test_addresses_are_as_python_prints_them(address: str, canonical: str) -> None:
+    found = {wire.DEST_ADDR: ipaddress.ip_address(address).packed}
+    assert wire.decode_real_server(found, "ipv6").address == str(ipaddress.ip_address(canonical))
+
+
+# -- what we say --------------------------------------------------------------------------------------------------
+
+
+def test_our_requests_are_ipvsadms() -> None:
+    """For each entry that ipvsadm added, our own request has the same attributes with the same bytes."""
+    servers = services = 0
+    for recorded in RECORDED["table"]:
+        (exchange,) = recorded["exchanges"]
+        theirs = requested(exchange)
+        service = wire.decode_service(wire.attributes(theirs[wire.ATTR_SERVICE]))
+        assert service == TABLE[service.id].service if wire.ATTR_DEST not in theirs else service.id in TABLE
+        if wire.ATTR_DEST not in theirs:
+            services += 1
+            ours = wire.attributes(wire.attributes(wire.encode_service(service))[wire.ATTR_SERVICE])
+            assert ours == wire.attributes(theirs[wire.ATTR_SERVICE])
+            continue
+        servers += 1
+        server = wire.decode_real_server(wire.attributes(theirs[wire.ATTR_DEST]), service.id.family)
+        assert server == TABLE[service.id].real_servers[server.id]
+        ours = wire.attributes(wire.attributes(wire.encode_real_server(server))[wire.ATTR_DEST])
+        no_tunnel = {wire.DEST_TUN_TYPE: b"\0", wire.DEST_TUN_PORT: b"\0\0", wire.DEST_TUN_FLAGS: b"\0\0"}
+        assert {**no_tunnel, **ours} == wire.attributes(theirs[wire.ATTR_DEST])
+    assert (services, servers) == (19, 17)
+
+
+def test_the_kernel_took_our_requests_and_ipvsadm_found_the_same_table() -> None:
+    operations = plan("LVS-MARK", RouterState(), RouterState({}, dict(TABLE)))
+    ours = {one["command"]: one for one in RECORDED["ours"]}
+    assert sorted(map(command_line, operations)) == sorted(ours)
+    for operation in operations:
+        recorded = ours[command_line(operation)]
+        request = bytes.fromhex(recorded["request"])
+        _length, kind, _flags, sequence, _port = struct.unpack_from("=IHHII", request)
+        command = wire.COMMANDS[operation.command]
+        assert wire.message(kind, wire.NLM_F_ACK, sequence, command, _payload(operation)) == request
+        assert reply_error(recorded) == 0
+    for text in ("save", "thresholds"):
+        assert sorted(RECORDED["texts_of_ours"][text].split("\n")) == sorted(RECORDED["texts"][text].split("\n"))
+
+
+@pytest.mark.parametrize("key", sorted(TABLE, key=repr), ids=lambda key: f"{key.family}-{key.fwmark or key.port}")
+def test_what_we_write_decodes_to_the_same(key: ServiceId) -> None:
+    pool = TABLE[key]
+    service = wire.attributes(wire.attributes(wire.encode_service(pool.service))[wire.ATTR_SERVICE])
+    servers = [wire.encode_real_server(server) for server in pool.real_servers.values()]
+    nested = [wire.attributes(wire.attributes(server)[wire.ATTR_DEST]) for server in servers]
+    assert pools_of([(service, nested)]) == {key: Pool(pool.service, pool.real_servers)}
+    identity = wire.attributes(wire.attributes(wire.encode_id(key))[wire.ATTR_SERVICE])
+    assert wire.decode_service(identity).id == key
+
+
+# -- damaged messages ---------------------------------------------------------------------------------------------
+
+WHOLE = bytes.fromhex(RECORDED["listing"]["exchanges"][0]["replies"][0])
+
+
+def test_an_answer_cut_anywhere_is_refused() -> None:
+    length = struct.unpack_from("=I", WHOLE)[0]
+    first = WHOLE[:length]
+    assert len(list(wire.messages(first))) == 1
+    for end in range(1, length):
+        with pytest.raises(ParseError):
+            list(wire.messages(first[:end]))
+
+
+def test_messages_and_attributes_begin_at_multiples_of_four() -> None:
+    two = struct.pack("=IHHII5s3x", 21, 28, 0, 1, 0, b"first") + struct.pack("=IHHII", 16, 3, 0, 1, 0)
+    assert list(wire.messages(two)) == [(28, 1, b"first"), (3, 1, b"")]
+    assert wire.attributes(wire.attribute(1, b"first") + wire.attribute(2, b"")) == {1: b"first", 2: b""}
+
+
+@given(st.binary(max_size=64))
+def test_attributes_of_any_bytes(data: bytes) -> None:
+    try:
+        found = wire.attributes(data)
+    except ParseError:
+        return
+    assert sum(4 + len(payload) for payload in found.values()) <= len(data)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: wire.error_code(b"\0"),
+        lambda: wire.attributes(b"\x03\x00\x01\x00"),
+        lambda: wire.attributes(b"\x08\x00\x01\x00"),
+        lambda: wire.attributes(b"\x08\x00"),
+        lambda: list(wire.messages(struct.pack("=IHHII", 15, 2, 0, 0, 0))),
+        lambda: wire.family_id({wire.CTRL_ATTR_FAMILY_ID: b"\0"}),
+        lambda: wire.decode_service({wire.SVC_AF: struct.pack("=H", 7)}),
+        lambda: wire.decode_real_server({wire.DEST_ADDR: b"\1\2\3"}, "ipv4"),
+        lambda: wire.decode_real_server({wire.DEST_ADDR: bytes(4)}, "ipv6"),
+    ],
+)
+def test_what_cannot_be_is_refused(call: Any) -> None:
+    with pytest.raises(ParseError, match="netlink: "):
+        call()
+
+
+# -- the socket ---------------------------------------------------------------------------------------------------
+
+
+class Scripted:
+    """A socket with answers prepared; {sequence} of a request is put in by the caller."""
+
+    def __init__(self, *answers: bytes | BaseException) -> None:
+        self.answers = list(answers)
+        self.sent: list[bytes] = []
+        self.closed = False
+
+    def __call__(self, *_arguments: Any) -> Scripted:
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        assert name in ("settimeout", "setsockopt", "bind")
+        return lambda *_arguments: None
+
+    def send(self, data: bytes) -> int:
+        self.sent.append(data)
+        return len(data)
+
+    def recv(self, _size: int) -> bytes:
+        answer = self.answers.pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def answer(kind: int, sequence: int, body: bytes) -> bytes:
+    return struct.pack("=IHHII", 16 + len(body), kind, 0, sequence, 1) + body
+
+
+DONE = answer(wire.NLMSG_DONE, 1, bytes(4))
+
+
+def opened(monkeypatch: pytest.MonkeyPatch, *answers: bytes | BaseException) -> _netlink.NetlinkSocket:
+    monkeypatch.setattr(_netlink.socket, "socket", Scripted(*answers))
+    return _netlink.NetlinkSocket()
+
+
+def test_the_family_is_found_in_the_recorded_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    (exchange,) = RECORDED["families"]
+    found = opened(monkeypatch, *(bytes.fromhex(reply) for reply in exchange["replies"]))
+    assert found.family == struct.unpack_from("=H", bytes.fromhex(RECORDED["ours"][0]["request"]), 4)[0]
+    assert found._socket.sent == [bytes.fromhex(exchange["request"])]  # type: ignore[attr-defined]
+
+
+def test_no_family_without_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert opened(monkeypatch, DONE).family == 0
+
+
+@pytest.mark.parametrize(
+    "reply, error, said",
+    [
+        (answer(wire.NLMSG_ERROR, 2, struct.pack("=i", -errno.EEXIST)), KernelError,
+         "ipvsadm -A -f 1: the kernel says: File exists"),
+        (answer(wire.NLMSG_ERROR, 9, bytes(4)), ParseError, "netlink: an answer to request 9 instead of 2"),
+        (TimeoutError(), ParseError, "netlink: the kernel did not answer within 30 s"),
+        (b"\1\2\3", ParseError, "netlink: a message is shorter than its header"),
+    ],
+)  # fmt: skip
+def test_bad_answers(monkeypatch: pytest.MonkeyPatch, reply: Any, error: Any, said: str) -> None:
+    found = opened(monkeypatch, DONE, reply)
+    with pytest.raises(error) as caught:
+        found.request(wire.CMD_NEW_SERVICE, b"", "ipvsadm -A -f 1")
+    assert str(caught.value) == said
+
+
+def test_an_acknowledged_request_and_an_empty_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = opened(monkeypatch, DONE, answer(wire.NLMSG_ERROR, 2, bytes(4)), answer(wire.NLMSG_ERROR, 3, bytes(4)))
+    found.request(wire.CMD_NEW_SERVICE, b"", "ipvsadm -A -f 1")
+    assert found.get(wire.CMD_GET_CONFIG) == {}
+    found.close()
+    assert found._socket.closed  # type: ignore[attr-defined]
