@@ -56,7 +56,7 @@ sanity: $(ready) ## ansible-test sanity, on every Python from 3.8 on that is her
 
 .PHONY: unit
 unit: $(ready) ## the pure core and the modules on a fake kernel
-	$(step) unit pytest -q --cov tests/unit
+	$(step) unit pytest -q --cov=plugins --cov-report=term tests/unit
 
 .PHONY: integration
 integration: $(ready) ## the modules on a real kernel with IPVS

@@ -51,12 +51,18 @@ class Options:
             self.problem(key, str(error))
             return default
 
-    def many(self, key: str, parse: Callable[[Any], T], required: bool = False) -> list[T]:
-        """A list of values; a single value is a list of one."""
+    def many(self, key: str, parse: Callable[[Any], T], required: bool = False, may_be_empty: bool = False) -> list[T]:
+        """A list of values; a single value is a list of one.
+
+        An empty list is a mistake by default: a template that comes out empty must not turn "these" into "all".
+        """
         value = self.value(key)
-        if value is None or (required and value in ("", [])):
+        if value is None:
             if required:
-                self.problem(key, "is required" if value is None else "needs at least one item")
+                self.problem(key, "is required")
+            return []
+        if value in ("", []) and not may_be_empty:
+            self.problem(key, "needs at least one item")
             return []
         items = value if isinstance(value, (list, tuple)) else [value]
         found = []
@@ -78,7 +84,8 @@ class Options:
         """Note every option that nobody asked for. Call it when all others were taken."""
         for key in self._given:
             if key not in self._taken:
-                self.problem(str(key) if isinstance(key, str) else show(key), "is not an option")
+                plain = isinstance(key, str) and re.fullmatch(r"\w{1,64}", key, re.ASCII)
+                self.problem(key if plain else show(key), "is not an option")
 
 
 def mappings(value: Any, path: str, problems: list[str]) -> list[Options]:
@@ -185,9 +192,16 @@ def network(value: Any) -> str:
         parsed = ip_network(value, strict=False)
     except ValueError:
         raise ValueError(f"{show(value)} is not an address or network") from None
+    if _is_dotted_mask(value) and not value.endswith(f"/{parsed.netmask}"):
+        raise ValueError(f"{show(value)} is not an address or network")
     if ip_address(value.partition("/")[0]) != parsed.network_address:
         raise ValueError(f"{show(value)} has bits set behind its prefix (the network is {parsed})")
     return str(parsed)
+
+
+def _is_dotted_mask(value: str) -> bool:
+    """Whether a network has its mask in dots. ip_network takes an inverted mask there, and nobody else does."""
+    return "." in value.partition("/")[2]
 
 
 def unicast_address(value: Any) -> str:
@@ -210,7 +224,7 @@ def netmask(family: str) -> Callable[[Any], int]:
     def parse(value: Any) -> int:
         if family == IPV4 and isinstance(value, str) and "." in value:
             try:
-                return length(ip_network(f"0.0.0.0/{value}").prefixlen)
+                return length(ip_network(network(f"0.0.0.0/{value}")).prefixlen)
             except ValueError:
                 raise ValueError(f"{show(value)} is not a netmask") from None
         return length(value)

@@ -118,7 +118,7 @@ def service_settings(options: Options) -> Callable[[ServiceId], VirtualService]:
 def _scheduler_flags(options: Options, algorithm: str) -> tuple[str, ...]:
     """The flags in the order of their bits, under the names they have with this scheduler."""
     names = flag_names(algorithm)
-    given = options.many("scheduler_flags", choice(SCHEDULER_FLAGS))
+    given = options.many("scheduler_flags", choice(SCHEDULER_FLAGS), may_be_empty=True)
     for flag in given:
         if flag not in names and flag not in GENERIC_FLAGS:
             options.problem("scheduler_flags", f"{flag} is not a flag of scheduler {algorithm}")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from ipaddress import ip_network
 from itertools import groupby
 from typing import Any, Iterable, Iterator, Mapping, Sequence
@@ -63,12 +64,13 @@ def services(state: RouterState) -> tuple[list[dict[str, Any]], list[dict[str, A
     by_name: dict[str, list[MarkRule]] = {}
     for rule in _own_rules(state):
         by_name.setdefault(rule.name, []).append(rule)
+    users = Counter(mark for own in by_name.values() for mark in {rule.mark for rule in own})
     found, problems = [], []
     for name in _names(state):
         own = by_name[name]
         pools = [state.pools[key] for key in _ids(own) if key in state.pools]
         service = _virtual_service(name, own, pools)
-        if _reproduces(service, own, pools):
+        if users[own[0].mark] == 1 and _reproduces(service, own, pools):
             found.append(service)
         elif len(pools) == len(_ids(own)):
             why = f"{name}: its rules and IPVS services are not what one declared service makes"

@@ -52,12 +52,13 @@ options:
         choices: [tcp, udp, sctp]
       ports:
         description:
-          - Destination ports, each a number or a range such as V(10000:20000). Without them, every port.
+          - Destination ports, each a number or a range such as V(10000:20000). Leave it out for every port.
+          - Put ranges in quotes. YAML takes a bare 20:21 for the number 1221.
           - As many as you like. A rule has 15 slots, of which a range takes two; there are as many rules as needed.
         type: list
         elements: raw
       source:
-        description: Addresses or networks that the packets come from. Without them, anywhere.
+        description: Addresses or networks that the packets come from. Leave it out for anywhere.
         type: list
         elements: str
       in_interface:

@@ -27,7 +27,9 @@ NETWORKS = {
 }
 SERVERS = {"ipv4": ("10.0.0.1", "10.0.0.2", "10.0.0.3"), "ipv6": ("2001:db8:1::1", "2001:db8:1::2")}
 SCHEDULERS = (("wlc", []), ("rr", []), ("rr", ["flag-2"]), ("sh", ["sh-port"]), ("mh", ["mh-fallback", "flag-3"]))
-PORTS = st.lists(st.sampled_from([20, 21, 80, "443", "10000:20000", "15000:30000", *range(1, 33, 2)]), max_size=20)
+PORTS = st.lists(
+    st.sampled_from([20, 21, 80, "443", "10000:20000", "15000:30000", *range(1, 33, 2)]), min_size=1, max_size=20
+)
 
 
 def some(items: Any, least: int = 1, most: int = 3) -> Any:
