@@ -35,7 +35,8 @@ def kernel_allows(variant: str) -> bool:
     namespace = Namespace()
     try:
         with namespace.inside():
-            return not subprocess.run([f"iptables-{variant}", *rule.split()], stderr=subprocess.DEVNULL).returncode
+            done = subprocess.run([f"iptables-{variant}", *rule.split()], stderr=subprocess.DEVNULL, check=False)
+            return done.returncode == 0
     finally:
         namespace.close()
 

@@ -279,7 +279,7 @@ class Router:
 
     def attempt(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         environment = {"PATH": self.path, "LC_ALL": "C"}
-        return subprocess.run(words, input=stdin, capture_output=True, text=True, env=environment)
+        return subprocess.run(words, input=stdin, capture_output=True, text=True, env=environment, check=False)
 
     def tool(self, *words: str, stdin: str = "") -> str:
         """Run a command that has to succeed; what it printed."""

@@ -317,7 +317,7 @@ class FakeSocket:
         assert not self._answers, "a request before the answer to the last one was read"
         length, kind, flags, sequence, port = HEADER.unpack_from(data)
         assert length == len(data) and port == 0 and flags & 0x1
-        command, version, _ = GENERIC.unpack_from(data, HEADER.size)
+        command, version, _reserved = GENERIC.unpack_from(data, HEADER.size)
         assert version == 1
         body = data[HEADER.size + GENERIC.size :]
         self._answers = self._kernel.answer(kind, flags, sequence, command, body)
@@ -426,7 +426,7 @@ class FakeKernel:
             local = [f"local {words[2]} dev lo src {words[2]} uid 0 \n    cache <local> \n" for words in asked
                      if words[2] in self.local]  # fmt: skip
             return SimpleNamespace(returncode=2, stdout="".join(local), stderr="")
-        program, _, action = tool.partition("-")
+        program, _dash, action = tool.partition("-")
         if program not in self.installed:
             raise FileNotFoundError(tool)
         mangle = self.mangle[FAMILIES[program]]

@@ -46,7 +46,7 @@ PROTOCOLS = {"-t": "tcp", "-u": "udp", "--sctp-service": "sctp"}
 
 
 def endpoint(text: str) -> tuple[str, int]:
-    address, _, port = text.rpartition(":")
+    address, _colon, port = text.rpartition(":")
     return address.strip("[]"), int(port)
 
 

@@ -46,7 +46,7 @@ def kernel_with(state: RouterState, chain: str = CHAIN) -> FakeKernel:
         chains["PREROUTING"] += [Rule("-p tcp -j CONNMARK --restore-mark"), Rule("-s 10.1.1.1/32 -j RETURN")]
         if content.exists:
             chains["PREROUTING"] += [Rule(f"-j {chain}")] * content.jumps
-            chains["OUTPUT"] += [Rule(f"-p udp -j {chain}") for _ in range(content.references)]
+            chains["OUTPUT"] += [Rule(f"-p udp -j {chain}") for _number in range(content.references)]
             chains[chain] = [Rule(rule.text) for rule in content.rules]
     for pool in state.pools.values():
         assert kernel.ipvs.request(1, encode_service(pool.service)) == 0

@@ -29,7 +29,7 @@ TABLE = parse_saved(RECORDED["texts"]["save"], RECORDED["texts"]["thresholds"])
 
 def inside(body: bytes) -> wire.Attributes:
     """The attributes of the one entry of an answer."""
-    (entry,) = wire.generic_attributes(body).values()
+    [entry] = list(wire.generic_attributes(body).values())
     return wire.attributes(entry)
 
 

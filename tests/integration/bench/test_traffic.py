@@ -63,7 +63,7 @@ class Site:
         source = {socket.AF_INET: f"198.51.100.{host}", socket.AF_INET6: f"2001:db8:c::{host}"}[family]
         with self.client.inside():
             near = socket.create_connection((VIRTUAL[family], port), timeout=5, source_address=(source, 0))
-        [listener], _, _ = select.select(self.listeners, [], [], 5)
+        (listener,) = select.select(self.listeners, [], [], 5)[0]
         assert listener.getsockname()[1] == port, "the port was translated"
         far, _peer = listener.accept()
         return near, far, self.listeners[listener]
