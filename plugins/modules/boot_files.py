@@ -13,22 +13,8 @@ description:
   - Compares a set of small files with what they should hold, and writes those that differ, each atomically.
   - Enables systemd units by the link that C(systemctl enable) makes, so that check mode can tell about units to come.
   - One run of this module takes the place of a dozen file tasks, which counts on a fleet.
-attributes:
-  check_mode:
-    description: Can run in check mode and report what the run would do, without changing anything.
-    support: full
-  diff_mode:
-    description: Will return what changed, or would change, when in diff mode.
-    support: full
-  platform:
-    description: The systems that the module manages.
-    platforms: linux
-    support: full
-  action_group:
-    description: Use C(group/lvs.fleet.all) in C(module_defaults) to set defaults for this module.
-    membership:
-      - lvs.fleet.all
-    support: full
+extends_documentation_fragment:
+  - lvs.fleet.attributes
 notes:
   - Needs root, and on the router nothing but Python 3.8 or later.
 options:

@@ -16,7 +16,8 @@ description:
     comment C(lvs:NAME). No other rule is touched, be it in this chain or another one.
   - The last rule takes the chain and the jump with it.
 extends_documentation_fragment:
-  - lvs.fleet.common
+  - lvs.fleet.attributes
+  - lvs.fleet.writer
 options:
   rules:
     description:

@@ -15,7 +15,8 @@ description:
   - Speaks to the kernel directly and does not need C(ipvsadm). What is there already is edited in place, never deleted
     and added again, and its connections go on.
 extends_documentation_fragment:
-  - lvs.fleet.common
+  - lvs.fleet.attributes
+  - lvs.fleet.writer
 options:
   services:
     description:

@@ -14,23 +14,12 @@ description:
     changes nothing.
   - Reading changes nothing either. Where the kernel has not loaded C(ip_vs) or the table C(mangle), they stay unloaded
     and count as empty.
+extends_documentation_fragment:
+  - lvs.fleet.attributes
 attributes:
-  check_mode:
-    description: Can run in check mode and report what the run would do, without changing anything.
-    support: full
   diff_mode:
-    description: Will return what changed, or would change, when in diff mode.
     support: N/A
     details: There is nothing to change.
-  platform:
-    description: The systems that the module manages.
-    platforms: linux
-    support: full
-  action_group:
-    description: Use C(group/lvs.fleet.all) in C(module_defaults) to set defaults for this module.
-    membership:
-      - lvs.fleet.all
-    support: full
 notes:
   - Needs root, and on the router nothing but Python 3.8 or later and C(ip).
 options: {}

@@ -19,7 +19,8 @@ description:
     without a service.
   - Both the MARK rules and the IPVS table are compared field by field, whoever wrote them and in whatever form.
 extends_documentation_fragment:
-  - lvs.fleet.common
+  - lvs.fleet.attributes
+  - lvs.fleet.writer
 options:
   services:
     description:

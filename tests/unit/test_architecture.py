@@ -13,7 +13,7 @@ import pytest
 import yaml
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.lvs.fleet.plugins.doc_fragments.common import ModuleDocFragment
+from ansible_collections.lvs.fleet.plugins.doc_fragments.writer import ModuleDocFragment
 from ansible_collections.lvs.fleet.plugins.module_utils import _options, _params
 from ansible_collections.lvs.fleet.plugins.modules import iptables_mark, ipvs_service, lvs_info, lvs_service
 

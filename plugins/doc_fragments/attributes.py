@@ -1,7 +1,7 @@
 # Copyright: lvs.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the documentation of several modules has in common."""
+"""What every module promises."""
 
 from __future__ import annotations
 
@@ -24,14 +24,4 @@ attributes:
     membership:
       - lvs.fleet.all
     support: full
-options:
-  lock_timeout:
-    description:
-      - How many seconds to wait for another writer on the same router to finish.
-      - Writers of this collection take turns by C(/run/lock/lvs-fleet.lock). Check mode takes no lock.
-    type: int
-    default: 30
-notes:
-  - Needs root, and on the router nothing but Python 3.8 or later, C(iptables) and a kernel with IPVS.
-  - After a failure the module goes back to the state from before the run, and its message says whether that worked.
 """
