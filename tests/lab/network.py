@@ -49,6 +49,9 @@ SERVER_SETTINGS = {
     "net.ipv4.conf.all.arp_announce": 2,
     "net.ipv4.conf.default.arp_ignore": 1,
     "net.ipv4.conf.default.arp_announce": 2,
+    # A router with one interface sends IPv6 redirects, which nothing can keep it from; they lead past the NAT.
+    "net.ipv6.conf.all.accept_redirects": 0,
+    "net.ipv6.conf.default.accept_redirects": 0,
 }
 
 
