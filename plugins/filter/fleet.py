@@ -23,7 +23,6 @@ from ansible_collections.lvs.fleet.plugins.module_utils._model import (
     Declaration,
     MarkChain,
     family_of,
-    real_servers,
 )
 from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_services
 
@@ -63,8 +62,8 @@ def kernel_modules(services: Any) -> list[str]:
 
 def masqueraded(services: Any) -> list[str]:
     """The families in which a real server is reached through masquerading."""
-    pairs = real_servers(_declared(services).pools)
-    return sorted({family_of(server.address) for _service, server in pairs if server.forward_method == "masquerade"})
+    servers = (server for pool in _declared(services).pools.values() for server in pool.real_servers.values())
+    return sorted({family_of(server.address) for server in servers if server.forward_method == "masquerade"})
 
 
 def vips(services: Any) -> list[str]:

@@ -10,7 +10,7 @@ effect at their defaults), so that equality is the idempotence check. Nothing he
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Iterator, Mapping, Tuple, Union
+from typing import Mapping, Tuple, Union
 
 IPV4 = "ipv4"
 IPV6 = "ipv6"
@@ -186,10 +186,3 @@ NAMED_FLAGS: dict[str, tuple[str, str, str]] = {
 def flag_names(scheduler: str) -> tuple[str, str, str]:
     """The names of the three flag bits for this scheduler, as ipvsadm prints them."""
     return NAMED_FLAGS.get(scheduler, GENERIC_FLAGS)
-
-
-def real_servers(pools: Mapping[ServiceId, Pool]) -> Iterator[tuple[VirtualService, RealServer]]:
-    """Every real server of every pool with its virtual service."""
-    for pool in pools.values():
-        for real_server in pool.real_servers.values():
-            yield pool.service, real_server

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -149,7 +150,7 @@ def test_lock(router: Router) -> None:
         began = time.monotonic()
         message = router.fail("lvs_service", services=[ONE], lock_timeout=1)
         assert 1 <= time.monotonic() - began < 10
-        holder = open("/run/lock/lvs-fleet.lock").read().strip()  # noqa: SIM115
+        holder = Path("/run/lock/lvs-fleet.lock").read_text().strip()
         assert message == f"/run/lock/lvs-fleet.lock: still held by process {holder} after waiting for 1 s"
         assert router.run("lvs_service", check=True, services=[ONE], lock_timeout=0)["changed"]
     assert router.snapshot() == before
