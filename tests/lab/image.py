@@ -20,7 +20,7 @@ SERVER_FOLDER = Path("usr/local/lib/lab")
 IMAGE_SIZE = "1200M"
 PACKAGES = (
     *("systemd", "systemd-sysv", "kmod", "procps", "iproute2", "iptables", "ipvsadm"),
-    *("openssh-server", "python3", "python3-apt", "dbus", "iptables-persistent", "vsftpd"),
+    *("openssh-server", "python3", "python3-apt", "dbus", "iptables-persistent", "nftables", "vsftpd"),
 )
 # Everything a machine of the lab can do without; what is left starts in half of the time.
 MASKED_UNITS = (
