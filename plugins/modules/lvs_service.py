@@ -120,8 +120,8 @@ options:
         description:
           - What the protocol needs beside the mark. V(ftp) is for FTP, whose control connection names the address and
             port of a data connection.
-          - It demands tcp port 21 among the ports and a O(services[].persistence_timeout), whatever the forwarding
-            method. The passive ports of the real servers belong to the ports as well, for instance V(10000:10100).
+          - It demands the tcp ports 20 and 21 among the ports and a O(services[].persistence_timeout), whatever the
+            forwarding method. The passive ports of the real servers belong there as well, for instance V(10000:10100).
           - With masquerading it needs exactly one destination address of a family. The data connections of active FTP
             then come from that address, by a rule for each real server in the chain C(LVS-SNAT) of table C(nat), which
             is entered by one jump from C(POSTROUTING). These rules also make the kernel track connections. Without that

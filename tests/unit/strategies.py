@@ -117,7 +117,7 @@ def ftp(draw: Any, service: dict[str, Any]) -> dict[str, Any]:
     """The service as one for FTP: one address in each family, the port, persistence."""
     there = sorted({"ipv6" if ":" in item else "ipv4" for entry in service["traffic"] for item in entry["destination"]})
     vips = [NETWORKS[family][0] for family in there]
-    ports = [21, *draw(st.sampled_from([[], ["10000:20000"]]))]
+    ports = [20, 21, *draw(st.sampled_from([[], ["10000:20000"]]))]
     traffic = [{"destination": vips, "protocol": "tcp", "ports": ports}]
     return {**service, "traffic": traffic, "helper": "ftp", "persistence_timeout": 300}
 

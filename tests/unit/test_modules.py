@@ -417,7 +417,7 @@ def test_info_tells_about_any_router(state: Any) -> None:
 FTP = {
     "name": "ftp",
     "fwmark": 21,
-    "traffic": [{"destination": ["192.0.2.11"], "protocol": ["tcp"], "ports": [21, "10000:10100"]}],
+    "traffic": [{"destination": ["192.0.2.11"], "protocol": ["tcp"], "ports": [20, 21, "10000:10100"]}],
     "scheduler": "wlc",
     "persistence_timeout": 300,
     "real_servers": [{"address": "10.0.0.21", "weight": 1, "forward_method": "masquerade"}],
