@@ -13,7 +13,7 @@ import re
 from typing import Iterable, List, Tuple
 
 from ._errors import ParseError
-from ._iptables import DEFAULT_CHAIN
+from ._iptables import DEFAULT_CHAIN, SNAT_CHAIN
 
 KINDS = IPTABLES, IPVSADM, SETTINGS = ("iptables", "ipvsadm", "settings")
 # The first line of a file that is there because of us: to a unit that insists on its file, an empty one is not none.
@@ -21,7 +21,7 @@ KINDS = IPTABLES, IPVSADM, SETTINGS = ("iptables", "ipvsadm", "settings")
 CREATED = "# Created by lvs.fleet\n"
 BEGIN, END = "# BEGIN lvs.fleet\n", "# END lvs.fleet\n"
 
-_OWN_CHAINS = {"mangle": {DEFAULT_CHAIN}, "nat": {"LVS-SNAT"}}
+_OWN_CHAINS = {"mangle": {DEFAULT_CHAIN}, "nat": {SNAT_CHAIN}}
 _HOOKS = {"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}
 _JUMPS = {"-j", "--jump", "-g", "--goto"}
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
