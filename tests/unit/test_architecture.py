@@ -23,7 +23,7 @@ MODULE_UTILS = {path.stem: path for path in sorted((PLUGINS / "module_utils").gl
 PURE_LIBRARY = {
     "__future__", "collections", "dataclasses", "difflib", "ipaddress", "itertools", "re", "struct", "typing",
 }  # fmt: skip
-PURE = {"_errors", "_iptables", "_ipvsadm", "_model", "_options", "_params", "_plan", "_report", "_wire"}
+PURE = {"_errors", "_iptables", "_ipvsadm", "_model", "_options", "_params", "_parts", "_plan", "_report", "_wire"}
 SOCKET_CONSTANTS = {"AF_INET", "AF_INET6", "IPPROTO_TCP", "IPPROTO_UDP", "inet_ntop", "inet_pton"}
 
 
