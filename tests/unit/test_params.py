@@ -228,9 +228,10 @@ IPVS = [
 SERVICES += [
     # helper
     ([web(helper="sip")], "services[0].helper: 'sip' is not one of ftp"),
-    ([web(helper="ftp")], "services[0].persistence_timeout: is needed for ftp: its two connections must meet the same "
-                          "real server\nservices[0].traffic: has no tcp port 21, which ftp needs for the control connection\n"
-                          "services[0].traffic: has no tcp port 20, which ftp needs for active data connections"),
+    ([web(helper="ftp")],
+     "services[0].persistence_timeout: is needed for ftp: its two connections must meet the same real server\n"
+     "services[0].traffic: has no tcp port 21, which ftp needs for the control connection\n"
+     "services[0].traffic: has no tcp port 20, which ftp needs for active data connections"),
     ([ftp(persistence_timeout="0")],
      "services[0].persistence_timeout: is needed for ftp: its two connections must meet the same real server"),
     ([ftp(protocol="udp", ports=None)],
