@@ -104,6 +104,13 @@ def write_file(path: str, content: str, mode: int) -> None:
     _sync_folder(folder)
 
 
+def remove_file(path: str) -> None:
+    """Remove a file, if it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+        _sync_folder(os.path.dirname(path))
+
+
 def link(path: str, target: str) -> None:
     """Make path a symbolic link to target, whatever link or file was there."""
     folder = os.path.dirname(path)
