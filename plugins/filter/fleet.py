@@ -13,18 +13,19 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.lvs.fleet.plugins.module_utils import _ipvsadm as ipvsadm
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import ValidationError
 from ansible_collections.lvs.fleet.plugins.module_utils._iptables import (
-    DEFAULT_CHAIN,
-    chain_rule,
+    mark_chains,
     save_lines,
+    snat_chains,
     transaction,
 )
 from ansible_collections.lvs.fleet.plugins.module_utils._model import (
     FAMILIES,
+    Chain,
     Declaration,
-    MarkChain,
     family_of,
 )
 from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_services
+from ansible_collections.lvs.fleet.plugins.module_utils._plan import declared_rules
 
 # Every destination of every traffic entry, be it a list or a single one.
 _DESTINATIONS = "[].traffic[].[destination][][]"
@@ -40,11 +41,15 @@ def problems(services: Any, path: str = "lvs_services") -> list[str]:
 
 
 def marks(services: Any, family: str) -> str:
-    """The MARK rules of one family for iptables-restore --noflush."""
+    """The rules of one family for iptables-restore --noflush: MARK rules, and those that active FTP needs."""
     if family not in FAMILIES:
         raise AnsibleFilterError(f"lvs.fleet.marks: {family!r} is not one of {', '.join(FAMILIES)}")
-    rules = tuple(chain_rule(rule) for rule in _declared(services).rules_of(family))
-    return transaction(save_lines(DEFAULT_CHAIN, MarkChain().with_rules(rules))) if rules else ""
+    declared = _declared(services)
+    own = (chain_id for chain_id in (*snat_chains(), *mark_chains()) if chain_id.family == family)
+    wanted = ((chain_id, Chain().with_rules(declared_rules(declared, chain_id))) for chain_id in own)
+    return "".join(
+        transaction(chain_id.table, save_lines(chain_id, chain)) for chain_id, chain in wanted if chain.exists
+    )
 
 
 def ipvs_rules(services: Any) -> str:
@@ -54,10 +59,12 @@ def ipvs_rules(services: Any) -> str:
 
 def kernel_modules(services: Any) -> list[str]:
     """The kernel modules of IPVS that the services need."""
-    pools = _declared(services).pools.values()
+    declared = _declared(services)
+    pools = declared.pools.values()
     schedulers = {pool.service.scheduler for pool in pools} - {"none"}
     engines = {f"pe_{pool.service.persistence_engine}" for pool in pools if pool.service.persistence_engine}
-    return ["ip_vs", *(f"ip_vs_{name}" for name in sorted(schedulers | engines))]
+    helpers = {"ftp"} if declared.snat_rules else set()
+    return ["ip_vs", *(f"ip_vs_{name}" for name in sorted(schedulers | engines | helpers))]
 
 
 def masqueraded(services: Any) -> list[str]:

@@ -12,8 +12,8 @@ from . import _host as host
 from . import _ipvsadm as ipvsadm
 from ._errors import LvsError
 from ._iptables import command_lines
-from ._iptables import save_lines as marks_lines
-from ._model import FAMILIES, ChainEdit, Operation, RouterState
+from ._iptables import save_lines as chain_lines
+from ._model import ChainEdit, Operation, RouterState
 from ._plan import apply, plan
 from ._router import Router
 
@@ -25,7 +25,6 @@ Target = Callable[[RouterState], RouterState]
 class Outcome:
     """What was done or, in check mode, would be done: the states before and after, and the way between them."""
 
-    chain: str
     before: RouterState
     after: RouterState
     operations: Sequence[Operation]
@@ -37,7 +36,7 @@ class Outcome:
             "operations": [line for operation in self.operations for line in describe(operation)],
         }
         if with_diff:
-            result["diff"] = {"before": render(self.chain, self.before), "after": render(self.chain, self.after)}
+            result["diff"] = {"before": render(self.before), "after": render(self.after)}
         return result
 
 
@@ -48,12 +47,12 @@ def describe(operation: Operation) -> list[str]:
     return [ipvsadm.command_line(operation)]
 
 
-def render(chain: str, state: RouterState) -> str:
+def render(state: RouterState) -> str:
     """A state in iptables-save and ipvsadm -S form, for the diff."""
     lines: list[str] = []
-    for family in FAMILIES:
-        if family in state.marks and state.marks[family].exists:
-            lines += [f"# {family}, table mangle", *marks_lines(chain, state.marks[family])]
+    for key, chain in state.chains.items():
+        if chain.exists:
+            lines += [f"# {key.family}, table {key.table}", *chain_lines(key, chain)]
     if state.pools:
         lines += ["# IPVS", *ipvsadm.save_lines(state.pools)]
     return "".join(f"{line}\n" for line in lines)
@@ -75,8 +74,8 @@ def converge(router: Router, target: Target, check_mode: bool, lock_timeout: int
 
 def _outlook(router: Router, target: Target) -> Outcome:
     before = router.read()
-    operations = plan(router.chain, before, target(before))
-    return Outcome(router.chain, before, apply(before, operations), operations)
+    operations = plan(before, target(before))
+    return Outcome(before, apply(before, operations), operations)
 
 
 def _carry_out(router: Router, target: Target, outlook: Outcome) -> None:
@@ -94,7 +93,7 @@ def _carry_out(router: Router, target: Target, outlook: Outcome) -> None:
 def _verify(router: Router, target: Target) -> None:
     """What was written must read back as wanted: a mistake of ours or another writer shows here, not in production."""
     now = router.read()
-    left = plan(router.chain, now, target(now))
+    left = plan(now, target(now))
     if left:
         lines = [line for operation in left for line in describe(operation)]
         raise LvsError(f"the router is not as it was told to be; missing afterwards: {'; '.join(lines[:5])}")
@@ -103,7 +102,7 @@ def _verify(router: Router, target: Target) -> None:
 def _undo(router: Router, before: RouterState, done: int) -> str:
     """Plan the way back from whatever is there now, go it, and say how that went."""
     try:
-        back = plan(router.chain, router.read(), before)
+        back = plan(router.read(), before)
         for operation in back:
             router.write(operation)
     except (LvsError, OSError) as error:

@@ -1,7 +1,7 @@
 # Copyright: lvs.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""MARK rules as text: the language of iptables-save and iptables-restore. PRIVATE to the collection. Pure."""
+"""Chains and rules as text: the language of iptables-save and iptables-restore. PRIVATE to the collection. Pure."""
 
 from __future__ import annotations
 
@@ -11,9 +11,24 @@ from ipaddress import ip_network
 from typing import Iterable, Iterator, Sequence
 
 from ._errors import ParseError
-from ._model import EVERYWHERE, FULL_MASK, IPV4, IPV6, ChainEdit, ChainRule, MarkChain, MarkRule, PortRange
+from ._model import (
+    EVERYWHERE,
+    FAMILIES,
+    FULL_MASK,
+    FULL_NETMASK,
+    IPV4,
+    IPV6,
+    Chain,
+    ChainEdit,
+    ChainId,
+    ChainRule,
+    MarkRule,
+    PortRange,
+    SnatRule,
+)
 
 DEFAULT_CHAIN = "LVS-MARK"
+SNAT_CHAIN = "LVS-SNAT"
 COMMENT = "lvs:"
 COMMAND = {IPV4: "iptables", IPV6: "ip6tables"}
 # The kernel's multiport match has 15 slots; a range takes two of them.
@@ -25,30 +40,43 @@ NOWHERE = {IPV4: "255.255.255.255/32", IPV6: "ffff:ffff:ffff:ffff:ffff:ffff:ffff
 _PROTOCOL_NUMBERS = {"6": "tcp", "17": "udp", "132": "sctp"}
 _WORD = re.compile(r'"((?:[^"\\]|\\.)*)"|(\S+)')
 _ESCAPED = re.compile(r"\\(.)")
+# With some native rules iptables-nft-save prints this in place of the table, and exits with 0.
+_INCOMPATIBLE = re.compile(r"^# Table `\w+' is incompatible", re.MULTILINE)
 # The single-port match that -p PROTOCOL brings along; its words mean nothing by themselves.
 _PORT_MATCHES = frozenset(_PROTOCOL_NUMBERS.values())
+
+
+def mark_chains(name: str = DEFAULT_CHAIN) -> tuple[ChainId, ...]:
+    """The chains of the MARK rules, one for each family."""
+    return tuple(ChainId(family, "mangle", "PREROUTING", name) for family in FAMILIES)
+
+
+def snat_chains() -> tuple[ChainId, ...]:
+    """The chains of the rules that active FTP needs behind masquerading, one for each family."""
+    return tuple(ChainId(family, "nat", "POSTROUTING", SNAT_CHAIN) for family in FAMILIES)
 
 
 # -- reading ------------------------------------------------------------------------------------------------------
 
 
-def parse_mangle(saved: str, family: str, chain: str) -> MarkChain:
-    """Our chain in the output of iptables-save -t mangle. An empty text is an empty table.
+def parse_chain(saved: str, chain_id: ChainId) -> Chain:
+    """Our chain in the output of iptables-save -t TABLE. An empty text is an empty table.
 
-    Raises ParseError where the output stops before COMMIT: iptables-nft does that when it meets a native nft rule
-    it cannot express, and what it printed until then must not be taken for the whole.
+    Raises ParseError where the output stops before COMMIT, or is a remark instead of a table: iptables-nft does either
+    when it meets a native nft rule it cannot express, and what it printed must not be taken for the whole.
     """
+    family, table, name = chain_id.family, chain_id.table, chain_id.name
     lines = saved.splitlines()
-    if any(line.startswith("*") for line in lines) and "COMMIT" not in lines:
-        raise ParseError(f"{COMMAND[family]}-save -t mangle stopped before COMMIT: {unreadable(family)}")
-    own = f"-A {chain} "
+    if _INCOMPATIBLE.search(saved) or (any(line.startswith("*") for line in lines) and "COMMIT" not in lines):
+        raise ParseError(f"{COMMAND[family]}-save -t {table} did not print it all: {unreadable(family, table)}")
+    own = f"-A {name} "
     rules = tuple(parse_rule(line[len(own) :], family) for line in lines if line.startswith(own))
-    jump = f"-A PREROUTING -j {chain}"
-    leads_in = re.compile(rf" -[jg] {re.escape(chain)}$")
+    jump = f"-A {chain_id.hook} -j {name}"
+    leads_in = re.compile(rf" -[jg] {re.escape(name)}$")
     jumps = sum(line == jump for line in lines)
     references = sum(1 for line in lines if leads_in.search(line)) - jumps
-    exists = any(line.startswith(f":{chain} ") for line in lines)
-    return MarkChain(exists, rules, jumps, references)
+    exists = any(line.startswith(f":{name} ") for line in lines)
+    return Chain(exists, rules, jumps, references)
 
 
 def marks_given(saved: str) -> set[int]:
@@ -56,10 +84,10 @@ def marks_given(saved: str) -> set[int]:
     return {int(mark, 16) for mark in re.findall(r" -j MARK --set-xmark 0x([0-9a-f]{1,8})/", saved)}
 
 
-def unreadable(family: str) -> str:
+def unreadable(family: str, table: str) -> str:
     """Why iptables cannot read a table, and where to look."""
-    table = "ip" if family == IPV4 else "ip6"
-    return f"the table holds rules that iptables cannot express (see: nft list table {table} mangle)"
+    nft_family = "ip" if family == IPV4 else "ip6"
+    return f"the table holds rules that iptables cannot express (see: nft list table {nft_family} {table})"
 
 
 def parse_rule(text: str, family: str) -> ChainRule:
@@ -148,8 +176,18 @@ def split_ports(ports: Sequence[PortRange]) -> list[tuple[PortRange, ...]]:
 # -- writing ------------------------------------------------------------------------------------------------------
 
 
-def render_rule(rule: MarkRule) -> str:
+def render_rule(rule: MarkRule | SnatRule) -> str:
     """The rule word for word as iptables-save prints it back, without "-A CHAIN "."""
+    return " ".join(_snat_words(rule) if isinstance(rule, SnatRule) else _mark_words(rule))
+
+
+def _snat_words(rule: SnatRule) -> list[str]:
+    source = f"{rule.source}/{FULL_NETMASK[rule.family]}"
+    words = ["-s", source, "-p", "tcp", "-m", "tcp", "--sport", str(rule.port)]
+    return [*words, "-m", "comment", "--comment", _comment(rule.name), "-j", "SNAT", "--to-source", rule.address]
+
+
+def _mark_words(rule: MarkRule) -> list[str]:
     words = []
     if rule.source:
         words += ["-s", rule.source]
@@ -161,9 +199,12 @@ def render_rule(rule: MarkRule) -> str:
         words += ["-p", rule.protocol]
     if rule.ports:
         words += ["-m", "multiport", "--dports", render_ports(rule.ports)]
-    words += ["-m", "comment", "--comment", f'"{COMMENT}{rule.name}"']
-    words += ["-j", "MARK", "--set-xmark", f"{rule.mark:#x}/{rule.mask:#x}"]
-    return " ".join(words)
+    words += ["-m", "comment", "--comment", _comment(rule.name)]
+    return [*words, "-j", "MARK", "--set-xmark", f"{rule.mark:#x}/{rule.mask:#x}"]
+
+
+def _comment(name: str) -> str:
+    return f'"{COMMENT}{name}"'
 
 
 def render_ports(ports: Iterable[PortRange]) -> str:
@@ -175,8 +216,11 @@ def port_items(ports: Iterable[PortRange]) -> list[int | str]:
     return [low if low == high else f"{low}:{high}" for low, high in ports]
 
 
-def chain_rule(rule: MarkRule) -> ChainRule:
-    return ChainRule(render_rule(rule), rule, rule.name, rule.mark)
+def chain_rule(rule: MarkRule | SnatRule) -> ChainRule:
+    text = render_rule(rule)
+    if isinstance(rule, SnatRule):
+        return ChainRule(text, text, rule.name)
+    return ChainRule(text, rule, rule.name, rule.mark)
 
 
 def retired(rule: ChainRule, family: str) -> ChainRule:
@@ -184,24 +228,24 @@ def retired(rule: ChainRule, family: str) -> ChainRule:
     return chain_rule(MarkRule(rule.name, rule.mark, EVERYWHERE[family], source=NOWHERE[family], mask=FULL_MASK))
 
 
-def edit_chain(family: str, chain: str, before: MarkChain, after: MarkChain) -> ChainEdit | None:
+def edit_chain(chain_id: ChainId, before: Chain, after: Chain) -> ChainEdit | None:
     """The transaction that leads from one content of our chain to another, None if there is nothing to do.
 
     Only rules that differ are named, so the others keep their place and counters, and a rule that is not ours is never
     written again. Rules are deleted by what they say, not by number: if somebody changed the chain since it was read,
     the transaction fails as a whole instead of deleting the wrong one.
     """
-    lines: list[str] = []
+    chain, lines = chain_id.name, []
     if after.exists and not before.exists:
         lines.append(f":{chain} - [0:0]")
     kept = _kept(before.rules, after.rules)
     lines += [f"-D {chain} {rule.text}" for place, rule in enumerate(before.rules) if place not in kept]
     lines += _insertions(chain, after.rules, set(kept.values()))
-    jump = f"PREROUTING -j {chain}"
+    jump = f"{chain_id.hook} -j {chain}"
     lines += [f"-D {jump}"] * (before.jumps - after.jumps) + [f"-A {jump}"] * (after.jumps - before.jumps)
     if before.exists and not after.exists:
         lines.append(f"-X {chain}")
-    return ChainEdit(family, tuple(lines), after) if lines else None
+    return ChainEdit(chain_id, tuple(lines), after) if lines else None
 
 
 def _kept(before: Sequence[ChainRule], after: Sequence[ChainRule]) -> dict[int, int]:
@@ -238,14 +282,14 @@ def _insertions(chain: str, after: Sequence[ChainRule], kept: set[int]) -> list[
     ]
 
 
-def transaction(lines: Iterable[str]) -> str:
+def transaction(table: str, lines: Iterable[str]) -> str:
     """The lines as one transaction for iptables-restore --noflush."""
-    return "\n".join(["*mangle", *lines, "COMMIT"]) + "\n"
+    return "\n".join([f"*{table}", *lines, "COMMIT"]) + "\n"
 
 
 def command_lines(edit: ChainEdit) -> list[str]:
     """The same as commands that people know."""
-    return [f"{COMMAND[edit.family]} -t mangle {_new_chain(line) or line}" for line in edit.lines]
+    return [f"{COMMAND[edit.id.family]} -t {edit.id.table} {_new_chain(line) or line}" for line in edit.lines]
 
 
 def _new_chain(line: str) -> str:
@@ -253,10 +297,11 @@ def _new_chain(line: str) -> str:
     return f"-N {declared[1]}" if declared else ""
 
 
-def save_lines(chain: str, content: MarkChain) -> list[str]:
+def save_lines(chain_id: ChainId, content: Chain) -> list[str]:
     """Our part of the table in iptables-save form: rules as we would write them, others as they are."""
     if not content.exists:
         return []
+    name = chain_id.name
     rules = [render_rule(rule.meaning) if isinstance(rule.meaning, MarkRule) else rule.text for rule in content.rules]
-    jumps = [f"-A PREROUTING -j {chain}"] * content.jumps
-    return [f":{chain} - [0:0]", *jumps, *(f"-A {chain} {rule}" for rule in rules)]
+    jumps = [f"-A {chain_id.hook} -j {name}"] * content.jumps
+    return [f":{name} - [0:0]", *jumps, *(f"-A {name} {rule}" for rule in rules)]

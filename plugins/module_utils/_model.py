@@ -49,12 +49,26 @@ class MarkRule:
 
 
 @dataclass(frozen=True)
-class ChainRule:
-    """One rule of our chain, whoever wrote it.
+class SnatRule:
+    """A rule that makes a real server's own connections from one port come from the virtual address."""
 
-    text is what iptables-save prints behind "-A CHAIN "; meaning is the rule as a value, or the text itself for a rule
-    that this collection would not write; name comes from the comment lvs:NAME and is empty for somebody else's rule;
-    mark is 0 if it sets none.
+    name: str
+    source: str
+    port: int
+    address: str
+
+    @property
+    def family(self) -> str:
+        return family_of(self.source)
+
+
+@dataclass(frozen=True)
+class ChainRule:
+    """One rule of a chain of ours, whoever wrote it.
+
+    text is what iptables-save prints behind "-A CHAIN "; meaning is a MARK rule as a value, or the text itself for a
+    rule of another kind or one that this collection would not write; name comes from the comment lvs:NAME and is empty
+    for somebody else's rule; mark is 0 if it sets none.
     """
 
     text: str = field(compare=False)
@@ -64,10 +78,20 @@ class ChainRule:
 
 
 @dataclass(frozen=True)
-class MarkChain:
-    """Our chain in table mangle of one family.
+class ChainId:
+    """Which of our chains: its family, its table, the built-in chain that leads into it (the hook), and its name."""
 
-    jumps counts the unconditional jumps from PREROUTING; references counts all other rules that lead into the chain
+    family: str
+    table: str
+    hook: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One of our chains as it is in the kernel.
+
+    jumps counts the unconditional jumps from its hook; references counts all other rules that lead into the chain
     (while there are any, the kernel does not let go of the chain).
     """
 
@@ -76,7 +100,7 @@ class MarkChain:
     jumps: int = 0
     references: int = 0
 
-    def with_rules(self, rules: tuple[ChainRule, ...]) -> MarkChain:
+    def with_rules(self, rules: tuple[ChainRule, ...]) -> Chain:
         """The chain as it should be with these rules: one jump if there are any, no remains if there are none."""
         if rules:
             return replace(self, exists=True, rules=rules, jumps=1)
@@ -138,7 +162,7 @@ class Pool:
 class RouterState:
     """All that the collection manages on one LVS router, as read or as wanted."""
 
-    marks: Mapping[str, MarkChain] = field(default_factory=dict)
+    chains: Mapping[ChainId, Chain] = field(default_factory=dict)
     pools: Mapping[ServiceId, Pool] = field(default_factory=dict)
 
 
@@ -148,11 +172,9 @@ class Declaration:
 
     names: tuple[str, ...] = ()
     rules: tuple[MarkRule, ...] = ()
+    snat_rules: tuple[SnatRule, ...] = ()
     pools: Mapping[ServiceId, Pool] = field(default_factory=dict)
     ids: tuple[ServiceId, ...] = ()
-
-    def rules_of(self, family: str) -> tuple[MarkRule, ...]:
-        return tuple(rule for rule in self.rules if rule.family == family)
 
 
 @dataclass(frozen=True)
@@ -168,9 +190,9 @@ class IpvsOperation:
 class ChainEdit:
     """One transaction of iptables-restore --noflush: its lines, and the chain as it is afterwards."""
 
-    family: str
+    id: ChainId
     lines: tuple[str, ...]
-    after: MarkChain
+    after: Chain
 
 
 Operation = Union[IpvsOperation, ChainEdit]

@@ -26,6 +26,7 @@ from ._model import (
     Pool,
     RealServer,
     ServiceId,
+    SnatRule,
     VirtualService,
     family_of,
     flag_names,
@@ -56,6 +57,9 @@ PERSISTENCE_MAX = 2678400
 PROTOCOLS = ("tcp", "udp", "sctp")
 FORWARD_METHODS = ("masquerade", "direct", "tunnel")
 PERSISTENCE_ENGINES = ("sip",)
+HELPERS = ("ftp",)
+FTP_CONTROL_PORT = 21
+FTP_DATA_PORT = 20
 TUNNEL_TYPES = ("ipip", "gue", "gre")
 TUNNEL_CHECKSUMS = ("nocsum", "csum", "remcsum")
 BUILTIN_CHAINS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
@@ -214,11 +218,17 @@ def virtual_service(options: Options, absent: bool) -> Declaration:
     families = sorted({rule.family for rule in rules})
     servers = real_servers(options)
     _check_families(servers, families)
+    helper = options.one("helper", choice(HELPERS), "")
+    snat_rules: list[SnatRule] = []
+    if helper and not absent:
+        persistent = bool(service(ServiceId(IPV4)).persistence_timeout)
+        snat_rules = ftp_rules(options, label, rules, [server for _item, server in servers], persistent)
     options.done()
     ids = tuple(ServiceId(family, mark) for family in (FAMILIES if absent else families))
     return Declaration(
         names=(label,) if label else (),
         rules=tuple(dict.fromkeys(rules)),
+        snat_rules=tuple(snat_rules),
         pools={key: _pool(service(key), (server for _item, server in servers)) for key in ids},
         ids=ids or (ServiceId(IPV4, mark),) if mark else (),
     )
@@ -230,6 +240,35 @@ def _check_families(servers: Iterable[tuple[Options, RealServer]], families: Seq
         family = family_of(server.address)
         if families and family not in families:
             item.problem("address", f"{server.address} is {_spoken(family)}, but no destination of the service is")
+
+
+def ftp_rules(
+    options: Options, label: str, rules: Sequence[MarkRule], servers: Sequence[RealServer], persistent: bool
+) -> list[SnatRule]:
+    """What active FTP needs behind masquerading: data connections of the real servers come from the virtual address.
+
+    The helper in the kernel does that where it can read the control connection; the rules do it for the others (TLS),
+    and they make the kernel track connections, without which the helper lets PASV replies pass unchanged.
+    """
+    if not persistent:
+        options.problem("persistence_timeout", "is needed for ftp: its two connections must meet the same real server")
+    if not any(rule.protocol == "tcp" and _has_port(rule, FTP_CONTROL_PORT) for rule in rules):
+        options.problem("traffic", f"has no tcp port {FTP_CONTROL_PORT}, the control connection of ftp")
+    masqueraded = [server for server in servers if server.forward_method == "masquerade"]
+    found = []
+    for family in sorted({family_of(server.address) for server in masqueraded}):
+        vips = {rule.destination for rule in rules if rule.family == family}
+        vip, _slash, length = min(vips, default="").partition("/")
+        if len(vips) != 1 or int(length) != FULL_NETMASK[family]:
+            options.problem("helper", f"ftp with masquerading needs one {_spoken(family)} address as destination")
+        else:
+            own = (server.address for server in masqueraded if family_of(server.address) == family)
+            found += [SnatRule(label, address, FTP_DATA_PORT, vip) for address in own]
+    return found
+
+
+def _has_port(rule: MarkRule, number: int) -> bool:
+    return not rule.ports or any(low <= number <= high for low, high in rule.ports)
 
 
 def _pool(service: VirtualService, servers: Iterable[RealServer]) -> Pool:
@@ -341,6 +380,7 @@ def _joined(parts: Sequence[Declaration], problems: Sequence[str]) -> Declaratio
     return Declaration(
         names=tuple(label for part in parts for label in part.names),
         rules=tuple(rule for part in parts for rule in part.rules),
+        snat_rules=tuple(rule for part in parts for rule in part.snat_rules),
         pools={key: pool for part in parts for key, pool in part.pools.items()},
         ids=tuple(key for part in parts for key in part.ids),
     )

@@ -15,11 +15,12 @@ from typing import Iterable, Mapping, Sequence
 
 from ._iptables import chain_rule, edit_chain, retired
 from ._model import (
+    Chain,
     ChainEdit,
+    ChainId,
     ChainRule,
     Declaration,
     IpvsOperation,
-    MarkChain,
     Operation,
     Pool,
     RealServer,
@@ -39,32 +40,32 @@ def virtual_services_target(current: RouterState, declared: Declaration, purge: 
     Whatever purge says, a declared service leaves nothing behind of what it was before, say under another mark.
     """
     if purge == "all":
-        marks = {family: chain.with_rules(_rules(declared, family)) for family, chain in current.marks.items()}
-        return RouterState(marks, declared.pools)
+        chains = {key: chain.with_rules(declared_rules(declared, key)) for key, chain in current.chains.items()}
+        return RouterState(chains, declared.pools)
     names = frozenset(declared.names) if purge == "none" else None
-    marks = _marks_target(current, declared, names)
-    still_given = {ServiceId(family, rule.mark) for family, chain in marks.items() for rule in chain.rules}
-    replaced = _owned_ids(current.marks, names) - still_given
+    chains = _chains_target(current, declared, names)
+    still_given = {ServiceId(key.family, rule.mark) for key, chain in chains.items() for rule in chain.rules}
+    replaced = _owned_ids(current.chains, names) - still_given
     pools = {service_id: pool for service_id, pool in current.pools.items() if service_id not in replaced}
-    return RouterState(marks, {**pools, **declared.pools})
+    return RouterState(chains, {**pools, **declared.pools})
 
 
 def virtual_services_absent(current: RouterState, declared: Declaration) -> RouterState:
     """Without the named services: their rules, the services of the marks of these, and those of the declared mark."""
     names = frozenset(declared.names)
-    gone = _owned_ids(current.marks, names) | set(declared.ids)
+    gone = _owned_ids(current.chains, names) | set(declared.ids)
     pools = {service_id: pool for service_id, pool in current.pools.items() if service_id not in gone}
-    return RouterState(_marks_target(current, Declaration(), names), pools)
+    return RouterState(_chains_target(current, Declaration(), names), pools)
 
 
 def marks_target(current: RouterState, declared: Declaration, purge: bool) -> RouterState:
     """The declared MARK rules; of the other rules of ours those that purge leaves."""
     names = None if purge else frozenset(declared.names)
-    return replace(current, marks=_marks_target(current, declared, names))
+    return replace(current, chains=_chains_target(current, declared, names))
 
 
 def marks_absent(current: RouterState, declared: Declaration) -> RouterState:
-    return replace(current, marks=_marks_target(current, Declaration(), frozenset(declared.names)))
+    return replace(current, chains=_chains_target(current, Declaration(), frozenset(declared.names)))
 
 
 def pools_target(current: RouterState, declared: Declaration, purge: bool) -> RouterState:
@@ -77,8 +78,10 @@ def pools_absent(current: RouterState, declared: Declaration) -> RouterState:
     return replace(current, pools={key: pool for key, pool in current.pools.items() if key not in gone})
 
 
-def _rules(declared: Declaration, family: str) -> tuple[ChainRule, ...]:
-    return tuple(chain_rule(rule) for rule in declared.rules_of(family))
+def declared_rules(declared: Declaration, chain_id: ChainId) -> tuple[ChainRule, ...]:
+    """What a declaration wants in one of our chains."""
+    rules = declared.snat_rules if chain_id.table == "nat" else declared.rules
+    return tuple(chain_rule(rule) for rule in rules if rule.family == chain_id.family)
 
 
 def _is_managed(rule: ChainRule, names: frozenset[str] | None) -> bool:
@@ -86,19 +89,19 @@ def _is_managed(rule: ChainRule, names: frozenset[str] | None) -> bool:
     return bool(rule.name) and (names is None or rule.name in names)
 
 
-def _owned_ids(marks: Mapping[str, MarkChain], names: frozenset[str] | None) -> set[ServiceId]:
+def _owned_ids(chains: Mapping[ChainId, Chain], names: frozenset[str] | None) -> set[ServiceId]:
     return {
-        ServiceId(family, rule.mark)
-        for family, chain in marks.items()
+        ServiceId(key.family, rule.mark)
+        for key, chain in chains.items()
         for rule in chain.rules
         if rule.mark and _is_managed(rule, names)
     }
 
 
-def _marks_target(current: RouterState, declared: Declaration, names: frozenset[str] | None) -> dict[str, MarkChain]:
+def _chains_target(current: RouterState, declared: Declaration, names: frozenset[str] | None) -> dict[ChainId, Chain]:
     return {
-        family: chain.with_rules(_merged(chain.rules, _rules(declared, family), names))
-        for family, chain in current.marks.items()
+        key: chain.with_rules(_merged(chain.rules, declared_rules(declared, key), names))
+        for key, chain in current.chains.items()
     }
 
 
@@ -125,41 +128,39 @@ def _merged(
 # -- the way there ------------------------------------------------------------------------------------------------
 
 
-def plan(chain: str, current: RouterState, target: RouterState) -> list[Operation]:
+def plan(current: RouterState, target: RouterState) -> list[Operation]:
     """The operations from current to target, in an order that never marks a packet for a service that is not there.
 
-    New services, new real servers, edits in place; then all marks of a family in one swap; then what is to go.
+    New services, new real servers, edits in place; then each chain in one swap; then what is to go.
     """
     retiring = _retiring(current, target)
     operations: list[Operation] = [*_additions(current.pools, target.pools), *_edits(current.pools, target.pools)]
-    swapped = _edits_of_chains(chain, current.marks, retiring)
+    swapped = _edits_of_chains(current.chains, retiring)
     removals = _removals(current.pools, target.pools)
-    cleared = _edits_of_chains(chain, retiring, target.marks)
+    cleared = _edits_of_chains(retiring, target.chains)
     return [*operations, *swapped, *removals, *cleared]
 
 
-def _retiring(current: RouterState, target: RouterState) -> dict[str, MarkChain]:
+def _retiring(current: RouterState, target: RouterState) -> dict[ChainId, Chain]:
     """The chains for as long as services are being removed: the wanted rules, and who owned the marks that go.
 
     Without that record, a run that dies between the swap and the removal would leave services that nobody owns.
     """
     chains = {}
-    for family, wanted in target.marks.items():
-        gone = {key.fwmark for key in current.pools if key.family == family and key.fwmark and key not in target.pools}
+    gone = {ServiceId(key.family, key.fwmark) for key in current.pools if key.fwmark and key not in target.pools}
+    for key, wanted in target.chains.items():
         marks_left = {rule.mark for rule in wanted.rules}
         owners = {
-            rule.mark: retired(rule, family)
-            for rule in current.marks[family].rules
-            if rule.name and rule.mark in gone - marks_left
+            rule.mark: retired(rule, key.family)
+            for rule in current.chains[key].rules
+            if rule.name and rule.mark not in marks_left and ServiceId(key.family, rule.mark) in gone
         }
-        chains[family] = wanted.with_rules((*wanted.rules, *owners.values())) if owners else wanted
+        chains[key] = wanted.with_rules((*wanted.rules, *owners.values())) if owners else wanted
     return chains
 
 
-def _edits_of_chains(
-    chain: str, current: Mapping[str, MarkChain], target: Mapping[str, MarkChain]
-) -> Iterable[ChainEdit]:
-    edits = (edit_chain(family, chain, current[family], target[family]) for family in target)
+def _edits_of_chains(current: Mapping[ChainId, Chain], target: Mapping[ChainId, Chain]) -> Iterable[ChainEdit]:
+    edits = (edit_chain(key, current[key], target[key]) for key in target)
     return [edit for edit in edits if edit is not None]
 
 
@@ -203,15 +204,15 @@ def _removals(current: Mapping[ServiceId, Pool], target: Mapping[ServiceId, Pool
 
 def apply(state: RouterState, operations: Iterable[Operation]) -> RouterState:
     """The state after the operations, as the kernel would have it."""
-    marks = dict(state.marks)
+    chains = dict(state.chains)
     services = {key: pool.service for key, pool in state.pools.items()}
     servers = {key: dict(pool.real_servers) for key, pool in state.pools.items()}
     for operation in operations:
         if isinstance(operation, ChainEdit):
-            marks[operation.family] = operation.after
+            chains[operation.id] = operation.after
         else:
             _apply_ipvs(services, servers, operation)
-    return RouterState(marks, {key: Pool(service, servers[key]) for key, service in services.items()})
+    return RouterState(chains, {key: Pool(service, servers[key]) for key, service in services.items()})
 
 
 def _apply_ipvs(

@@ -11,7 +11,7 @@ from itertools import groupby
 from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 from ._errors import ValidationError
-from ._iptables import port_items
+from ._iptables import port_items, render_rule
 from ._model import (
     FAMILIES,
     FULL_MASK,
@@ -69,8 +69,11 @@ def services(state: RouterState) -> tuple[list[dict[str, Any]], list[dict[str, A
     for name in _names(state):
         own = by_name[name]
         pools = [state.pools[key] for key in _ids(own) if key in state.pools]
+        snat_rules = _snat_rules(state, name)
         service = _virtual_service(name, own, pools)
-        if users[own[0].mark] == 1 and _reproduces(service, own, pools):
+        if snat_rules:
+            service["helper"] = "ftp"
+        if users[own[0].mark] == 1 and _reproduces(service, own, snat_rules, pools):
             found.append(service)
         elif len(pools) == len(_ids(own)):
             why = f"{name}: its rules and IPVS services are not what one declared service makes"
@@ -98,19 +101,28 @@ def _ids(own: Iterable[MarkRule]) -> list[ServiceId]:
     return list(dict.fromkeys(ServiceId(rule.family, rule.mark) for rule in own))
 
 
-def _reproduces(service: dict[str, Any], own: Sequence[MarkRule], pools: Sequence[Pool]) -> bool:
+def _reproduces(
+    service: dict[str, Any], own: Sequence[MarkRule], snat_rules: Sequence[str], pools: Sequence[Pool]
+) -> bool:
     """Whether declaring the service would leave everything as it is."""
     try:
         declared = virtual_services([service])
     except ValidationError:
         return False
     wanted = {pool.service.id: pool for pool in pools}
-    return declared.rules == tuple(own) and dict(declared.pools) == wanted
+    snat_declared = [render_rule(rule) for family in FAMILIES for rule in declared.snat_rules if rule.family == family]
+    return declared.rules == tuple(own) and snat_declared == snat_rules and dict(declared.pools) == wanted
 
 
 def _own_rules(state: RouterState) -> list[MarkRule]:
-    chains = (state.marks[family] for family in FAMILIES if family in state.marks)
-    return [rule.meaning for chain in chains for rule in chain.rules if isinstance(rule.meaning, MarkRule)]
+    rules = (rule for chain in state.chains.values() for rule in chain.rules)
+    return [rule.meaning for rule in rules if isinstance(rule.meaning, MarkRule)]
+
+
+def _snat_rules(state: RouterState, name: str) -> list[str]:
+    """What the service of that name has in table nat."""
+    chains = (chain for key, chain in state.chains.items() if key.table == "nat")
+    return [rule.text for chain in chains for rule in chain.rules if rule.name == name]
 
 
 def _virtual_service(name: str, own: Sequence[MarkRule], pools: Sequence[Pool]) -> dict[str, Any]:
@@ -244,15 +256,14 @@ def _lone_services(state: RouterState, marks_given: Mapping[str, set[int]]) -> l
 
 
 def _chain_problems(state: RouterState) -> Iterator[dict[str, Any]]:
-    for family, chain in state.marks.items():
+    for key, chain in state.chains.items():
         if chain.rules and chain.jumps != 1:
-            why = f"the {family} chain is entered from PREROUTING {chain.jumps} times instead of once"
-            yield _problem("jump", why, family=family)
+            why = f"the {key.family} chain {key.name} is entered from {key.hook} {chain.jumps} times instead of once"
+            yield _problem("jump", why, family=key.family)
         for rule in chain.rules:
-            if not isinstance(rule.meaning, MarkRule):
-                yield _problem(
-                    "foreign_rule", f"a rule in our {family} chain that is not ours: {rule.text}", family=family
-                )
+            if not rule.name or (key.table == "mangle" and not isinstance(rule.meaning, MarkRule)):
+                why = f"a rule in our {key.family} chain {key.name} that is not ours: {rule.text}"
+                yield _problem("foreign_rule", why, family=key.family)
 
 
 def _problem(kind: str, message: str, **subject: Any) -> dict[str, Any]:

@@ -6,16 +6,28 @@
 from __future__ import annotations
 
 import errno
+from contextlib import suppress
 from ipaddress import ip_address
 from types import TracebackType
-from typing import Any, Iterable, Iterator, List, Sequence, Tuple
+from typing import Any, Collection, Iterable, Iterator, List, Sequence, Tuple
 
 from . import _host as host
 from . import _ipvsadm as ipvsadm
 from . import _wire as wire
 from ._errors import KernelError, LvsError, ParseError, ToolError
-from ._iptables import COMMAND, DEFAULT_CHAIN, parse_mangle, transaction, unreadable
-from ._model import FAMILIES, IPV4, IPV6, ChainEdit, IpvsOperation, MarkChain, Operation, Pool, RouterState, ServiceId
+from ._iptables import COMMAND, parse_chain, transaction, unreadable
+from ._model import (
+    IPV4,
+    IPV6,
+    Chain,
+    ChainEdit,
+    ChainId,
+    IpvsOperation,
+    Operation,
+    Pool,
+    RouterState,
+    ServiceId,
+)
 from ._netlink import NetlinkSocket
 from ._report import identity
 
@@ -30,11 +42,14 @@ _UNREADABLE_STATUS = 3
 
 
 class Router:
-    """The marks and the IPVS table of the machine we run on; each only if asked for. Use it in a with statement."""
+    """Chains and the IPVS table of the machine we run on, each only if asked for. Use it in a with statement.
 
-    def __init__(self, chain: str = DEFAULT_CHAIN, marks: bool = True, ipvs: bool = True) -> None:
-        self.chain = chain
-        self._marks = marks
+    if_readable: more chains; they are left out of the state where iptables cannot print their table.
+    """
+
+    def __init__(self, chains: Collection[ChainId], ipvs: bool, if_readable: Collection[ChainId] = ()) -> None:
+        self._chains = chains
+        self._if_readable = if_readable
         self._ipvs = ipvs
         self._netlink = NetlinkSocket()
 
@@ -48,12 +63,12 @@ class Router:
 
     def read(self) -> RouterState:
         """The state as it is. Reading changes nothing and loads no kernel module: what is not loaded is empty."""
-        return RouterState(self.read_marks(), pools_of(self.entries()) if self._ipvs else {})
-
-    def read_marks(self) -> dict[str, MarkChain]:
-        if not self._marks:
-            return {}
-        return {family: parse_mangle(saved_mangle(family), family, self.chain) for family in FAMILIES}
+        chains = {}
+        for chain_id in self._if_readable:
+            with suppress(ParseError):
+                chains[chain_id] = read_chain(chain_id)
+        chains.update((chain_id, read_chain(chain_id)) for chain_id in self._chains)
+        return RouterState(chains, pools_of(self.entries()) if self._ipvs else {})
 
     def entries(self) -> list[Entry]:
         """Every virtual service with its real servers, as the kernel reports them."""
@@ -81,7 +96,7 @@ class Router:
 
         Loads ip_vs; the kernel itself loads schedulers when they are named. Raises LvsError for what is missing.
         """
-        for family in {operation.family for operation in operations if isinstance(operation, ChainEdit)}:
+        for family in {operation.id.family for operation in operations if isinstance(operation, ChainEdit)}:
             host.find(f"{COMMAND[family]}-restore")
         if any(isinstance(operation, IpvsOperation) for operation in operations) and not self._netlink.family:
             status, _output, said = host.attempt(["modprobe", "ip_vs"])
@@ -91,8 +106,8 @@ class Router:
     def write(self, operation: Operation) -> None:
         """Carry out one operation. Raises ToolError or KernelError."""
         if isinstance(operation, ChainEdit):
-            restore = [f"{COMMAND[operation.family]}-restore", "--noflush", "--wait", _XTABLES_WAIT]
-            host.run(restore, transaction(operation.lines))
+            restore = [f"{COMMAND[operation.id.family]}-restore", "--noflush", "--wait", _XTABLES_WAIT]
+            host.run(restore, transaction(operation.id.table, operation.lines))
         else:
             self._write_ipvs(operation)
 
@@ -139,20 +154,24 @@ def _pool(found: wire.Attributes, real_servers: Sequence[wire.Attributes]) -> Po
     return Pool(service, {server.id: server for server in servers})
 
 
-def saved_mangle(family: str) -> str:
-    """Table mangle as iptables-save prints it; empty where it does not exist or iptables is not installed.
+def read_chain(chain_id: ChainId) -> Chain:
+    return parse_chain(saved_table(chain_id.family, chain_id.table), chain_id)
+
+
+def saved_table(family: str, table: str) -> str:
+    """A table as iptables-save prints it; empty where it does not exist or iptables is not installed.
 
     Merely reading a table through iptables-legacy loads it into the kernel, so one that is not listed is not read.
     """
     tool = f"{COMMAND[family]}-save"
     path = host.installed(tool)
-    if not path or ("nft" not in path and "mangle" not in host.read_text(_LEGACY_TABLES[family]).split()):
+    if not path or ("nft" not in path and table not in host.read_text(_LEGACY_TABLES[family]).split()):
         return ""
-    status, output, said = host.attempt([tool, "-t", "mangle"])
+    status, output, said = host.attempt([tool, "-t", table])
     if status == _UNREADABLE_STATUS:
-        raise ParseError(f"{tool} -t mangle: exit status {status}: {unreadable(family)}: {said.strip()}")
+        raise ParseError(f"{tool} -t {table}: exit status {status}: {unreadable(family, table)}: {said.strip()}")
     if status:
-        raise ToolError([tool, "-t", "mangle"], status, said or output)
+        raise ToolError([tool, "-t", table], status, said or output)
     return output
 
 

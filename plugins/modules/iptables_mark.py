@@ -119,7 +119,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.lvs.fleet.plugins.module_utils._engine import converge
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError
-from ansible_collections.lvs.fleet.plugins.module_utils._iptables import DEFAULT_CHAIN
+from ansible_collections.lvs.fleet.plugins.module_utils._iptables import DEFAULT_CHAIN, mark_chains
 from ansible_collections.lvs.fleet.plugins.module_utils._model import RouterState
 from ansible_collections.lvs.fleet.plugins.module_utils._params import chain_of, marks
 from ansible_collections.lvs.fleet.plugins.module_utils._plan import marks_absent, marks_target
@@ -146,7 +146,7 @@ def main() -> None:
 
     try:
         declared = marks(module.params["rules"], absent=absent)
-        with Router(chain_of(module.params["chain"]), ipvs=False) as router:
+        with Router(mark_chains(chain_of(module.params["chain"])), ipvs=False) as router:
             outcome = converge(router, target, module.check_mode, module.params["lock_timeout"])
     except (LvsError, OSError) as error:
         module.fail_json(msg=str(error))

@@ -214,7 +214,7 @@ def main() -> None:
 
     try:
         declared = ipvs_services(module.params["services"], absent=absent)
-        with Router(marks=False) as router:
+        with Router((), ipvs=True) as router:
             outcome = converge(router, target, module.check_mode, module.params["lock_timeout"])
     except (LvsError, OSError) as error:
         module.fail_json(msg=str(error))

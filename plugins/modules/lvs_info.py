@@ -131,42 +131,53 @@ problems:
       fwmark: 80
 """
 
+from contextlib import suppress
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.lvs.fleet.plugins.module_utils import _report as report
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError, ParseError
-from ansible_collections.lvs.fleet.plugins.module_utils._iptables import DEFAULT_CHAIN, marks_given, parse_mangle
-from ansible_collections.lvs.fleet.plugins.module_utils._model import FAMILIES, MarkChain, RouterState
+from ansible_collections.lvs.fleet.plugins.module_utils._iptables import (
+    mark_chains,
+    marks_given,
+    parse_chain,
+    snat_chains,
+)
+from ansible_collections.lvs.fleet.plugins.module_utils._model import Chain, ChainId, RouterState
 from ansible_collections.lvs.fleet.plugins.module_utils._router import (
     Router,
     counters_of,
     local_addresses,
     pools_of,
-    saved_mangle,
+    read_chain,
+    saved_table,
 )
 
 
-def read_marks() -> tuple[dict[str, MarkChain], dict[str, set[int]], list[dict[str, Any]]]:
-    """Our chains, the marks that any rule gives, and a problem for each table that cannot be read."""
-    chains, given, problems = {}, {}, []
-    for family in FAMILIES:
+def read_chains() -> tuple[dict[ChainId, Chain], dict[str, set[int]], list[dict[str, Any]]]:
+    """Our chains, the marks that any rule gives by family, and a problem for each table mangle that cannot be read."""
+    chains: dict[ChainId, Chain] = {}
+    given, problems = {}, []
+    for chain_id in mark_chains():
         try:
-            saved = saved_mangle(family)
-            chains[family] = parse_mangle(saved, family, DEFAULT_CHAIN)
-            given[family] = marks_given(saved)
+            saved = saved_table(chain_id.family, chain_id.table)
+            chains[chain_id] = parse_chain(saved, chain_id)
+            given[chain_id.family] = marks_given(saved)
         except ParseError as error:
-            problems.append(report.unreadable(family, str(error)))
+            problems.append(report.unreadable(chain_id.family, str(error)))
+    for chain_id in snat_chains():
+        with suppress(ParseError):
+            chains[chain_id] = read_chain(chain_id)
     return chains, given, problems
 
 
 def survey() -> dict[str, Any]:
-    with Router() as router:
+    with Router((), ipvs=True) as router:
         entries = router.entries()
         timeouts, daemons = router.timeouts(), router.daemons()
-    marks, given, unreadable = read_marks()
-    state = RouterState(marks, pools_of(entries))
+    chains, given, unreadable = read_chains()
+    state = RouterState(chains, pools_of(entries))
     services, undeclarable = report.services(state)
     destinations = report.single_destinations(state)
     not_local = report.not_local(destinations, local_addresses(destinations))

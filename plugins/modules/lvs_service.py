@@ -116,6 +116,19 @@ options:
         type: str
         choices: [masquerade, direct, tunnel]
         default: direct
+      helper:
+        description:
+          - What the protocol needs beside the mark. V(ftp) is for FTP, whose control connection names the address and
+            port of a data connection.
+          - It demands tcp port 21 among the ports and a O(services[].persistence_timeout), whatever the forwarding
+            method. The passive ports of the real servers belong to the ports as well, for instance V(10000:10100).
+          - With masquerading it needs exactly one destination address of a family. The data connections of active FTP
+            then come from that address, by a rule for each real server in the chain C(LVS-SNAT) of table C(nat), which
+            is entered by one jump from C(POSTROUTING). These rules also make the kernel track connections. Without that
+            the helper C(ip_vs_ftp) leaves the real server's own address in replies to C(PASV).
+          - The module C(ip_vs_ftp) must be loaded, which the role C(lvs.fleet.lvs_router) sees to.
+        type: str
+        choices: [ftp]
       real_servers:
         description:
           - The real servers. Each belongs to the half of the service that has its own family.
@@ -220,10 +233,18 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.lvs.fleet.plugins.module_utils._engine import converge
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError
-from ansible_collections.lvs.fleet.plugins.module_utils._model import RouterState
+from ansible_collections.lvs.fleet.plugins.module_utils._iptables import mark_chains, snat_chains
+from ansible_collections.lvs.fleet.plugins.module_utils._model import Declaration, RouterState
 from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_services
 from ansible_collections.lvs.fleet.plugins.module_utils._plan import virtual_services_absent, virtual_services_target
 from ansible_collections.lvs.fleet.plugins.module_utils._router import Router
+
+
+def router_for(declared: Declaration) -> Router:
+    """The router with table nat, which only FTP needs: where it is not readable, the others must go on."""
+    if declared.snat_rules:
+        return Router((*snat_chains(), *mark_chains()), ipvs=True)
+    return Router(mark_chains(), ipvs=True, if_readable=snat_chains())
 
 
 def main() -> None:
@@ -245,7 +266,7 @@ def main() -> None:
 
     try:
         declared = virtual_services(module.params["services"], absent=absent)
-        with Router() as router:
+        with router_for(declared) as router:
             outcome = converge(router, target, module.check_mode, module.params["lock_timeout"])
     except (LvsError, OSError) as error:
         module.fail_json(msg=str(error))

@@ -10,6 +10,7 @@ from pathlib import Path
 import fleet
 from bench import EXIT_BROKEN_PIPE, EXIT_NO_BENCH, run_bench
 from common import LabError, become_root, exit_on_signals, say
+from network import ROUTERS, SERVERS
 
 
 def main(arguments: list[str]) -> int:
@@ -54,26 +55,33 @@ def _bench(options: argparse.Namespace) -> int:
 
 def _add_fleet(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     up = actions.add_parser("up", help="start a fleet with fresh disks, in place of a running one")
-    up.add_argument("--routers", type=int, default=2, choices=range(1, 10), help="(default: %(default)s)")
-    up.add_argument("--mem", default="256M", help="memory of each router (default: %(default)s)")
+    up.add_argument("--routers", type=int, default=2, choices=range(1, len(ROUTERS) + 1), help="(default: %(default)s)")
+    up.add_argument(
+        "--server-machines",
+        type=int,
+        default=0,
+        choices=range(len(SERVERS) + 1),
+        help="how many of the real servers are machines of their own (default: %(default)s)",
+    )
+    up.add_argument("--mem", default="256M", help="memory of each machine (default: %(default)s)")
     up.add_argument("--inventory", type=Path, metavar="FILE", help="write the Ansible inventory there")
-    up.set_defaults(action=lambda options: fleet.up(options.routers, options.mem, options.inventory))
+    up.set_defaults(action=_up)
 
     for name, action, text in (
         ("down", fleet.down, "stop the fleet and remove all that is left of it"),
-        ("status", fleet.status, "say which routers answer"),
+        ("status", fleet.status, "say which machines answer"),
         ("inventory", fleet.inventory, "print the Ansible inventory"),
     ):
         actions.add_parser(name, help=text).set_defaults(action=lambda _options, action=action: action())
 
-    for name, router_action, text in (
-        ("console", fleet.console, "print the end of a router's console"),
+    for name, machine_action, text in (
+        ("console", fleet.console, "print the end of a machine's console"),
         ("route", fleet.route, "lead the traffic for virtual addresses to a router"),
-        ("reboot", fleet.reboot, "reboot a router and wait until it is back"),
+        ("reboot", fleet.reboot, "reboot a machine and wait until it is back"),
     ):
         parser = actions.add_parser(name, help=text)
-        parser.add_argument("router", metavar="ROUTER")
-        parser.set_defaults(action=lambda options, action=router_action: action(options.router))
+        parser.add_argument("machine", metavar="MACHINE")
+        parser.set_defaults(action=lambda options, action=machine_action: action(options.machine))
 
     execute = actions.add_parser("exec", help="run a command on a host of the fleet")
     execute.add_argument("host", metavar="HOST", help="router1, ..., client, gateway, server1, server2 or server3")
@@ -81,6 +89,11 @@ def _add_fleet(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         "command", nargs=argparse.REMAINDER, metavar="COMMAND", help="the command and its arguments (default: bash)"
     )
     execute.set_defaults(action=_execute)
+
+
+def _up(options: argparse.Namespace) -> int:
+    machines = [*ROUTERS[: options.routers], *SERVERS[: options.server_machines]]
+    return fleet.up(machines, options.mem, options.inventory)
 
 
 def _execute(options: argparse.Namespace) -> int:

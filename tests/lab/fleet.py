@@ -11,109 +11,25 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import network
 import packages
 from common import BUILD, LAB, LabError, last_lines, run, step
 from image import Image, get_image
-from network import LAN, SERVERS, bare, inside, lan_addresses, router_name
-
-STATE = BUILD / "fleet"
-# Sockets have their place under /run: the names of sockets must be short, and the checkout's may be long.
-SOCKETS = Path("/run") / network.PREFIX
-SSH = STATE / "ssh"
-BOOT_SECONDS = 180
-BOOT_ID = "/proc/sys/kernel/random/boot_id"
+from machine import FOLDERS, SOCKETS, SSH, STATE, Machine
+from network import LAN, ROUTERS, SERVERS, bare, inside, lan_addresses
 
 
-@dataclass(frozen=True)
-class Router:
-    """One LVS router: a user-mode-linux machine with a disk of its own."""
-
-    number: int
-
-    @property
-    def name(self) -> str:
-        """Its host name."""
-        return router_name(self.number)
-
-    @property
-    def address(self) -> str:
-        """Its IPv4 address on the LAN."""
-        return bare(lan_addresses(self.number)[0])
-
-    @property
-    def folder(self) -> Path:
-        """Where its disk and its console log are."""
-        return STATE / self.name
-
-    @property
-    def console(self) -> Path:
-        """What its kernel and its services wrote to the console."""
-        return self.folder / "console"
-
-    def start(self, image: Image, memory: str) -> subprocess.Popen[bytes]:
-        """Start the machine; it keeps running when this tool ends."""
-        self.folder.mkdir()
-        addresses = lan_addresses(self.number)
-        words = [
-            *(f"mem={memory}", f"umid={self.name}", f"uml_dir={SOCKETS}/"),
-            *(f"ubd0={self.folder}/disk.cow,{image.disk}", "root=/dev/ubda", "rootfstype=ext4", "rw"),
-            f"vec0:transport=tap,ifname={self.name},depth=64,gro=1,mac=02:00:00:00:00:{self.number:02x}",
-            *(f"lab.address={address}" for address in addresses),
-            *(f"lab.gateway={gateway}" for gateway in network.GATEWAY),
-            *(f"systemd.hostname={self.name}", f"systemd.machine_id={self.number:032x}"),
-            *("con=null", "con0=null,fd:1", "ssl=null", "quiet", "random.trust_cpu=on", "net.ifnames=0"),
-        ]
-        with self.console.open("ab") as log:
-            return subprocess.Popen(
-                inside(LAN, LAB / "machine.sh", *words),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env={"PATH": os.environ["PATH"], "HOME": str(SOCKETS)},
-            )
-
-    def boot_id(self) -> str:
-        """Return the identity of the present boot, or an empty string when ssh does not answer."""
-        try:
-            answer = subprocess.run(
-                [SSH, self.name, "cat", BOOT_ID],
-                stdin=subprocess.DEVNULL,
-                check=False,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-                timeout=15,
-            )
-        except subprocess.TimeoutExpired:
-            return ""
-        return answer.stdout.strip() if answer.returncode == 0 else ""
-
-    def wait_for_boot(self, old: str = "", machine: subprocess.Popen[bytes] | None = None) -> None:
-        """Wait until ssh answers in another boot than the old one."""
-        deadline = time.monotonic() + BOOT_SECONDS
-        while self.boot_id() in ("", old):
-            if machine and machine.poll() is not None:
-                raise LabError(f"{self.name} ended; its console:\n{last_lines(self.console)}")
-            if time.monotonic() > deadline:
-                raise LabError(f"no ssh to {self.name} in {BOOT_SECONDS} s; its console:\n{last_lines(self.console)}")
-            time.sleep(0.2)
-
-
-def up(routers: int, memory: str, inventory_file: Path | None) -> int:
-    """Start a fleet with fresh disks, in place of any that this checkout has running."""
+def up(names: list[str], memory: str, inventory_file: Path | None) -> int:
+    """Start a fleet of these machines with fresh disks, in place of any that this checkout has running."""
     packages.ensure(packages.FLEET)
     image = get_image()
-    with _locked(), step(f"fleet of {routers} routers and {len(SERVERS)} real servers is up"):
+    with _locked(), step(f"the fleet is up, its machines: {' '.join(names)}"):
         _clean()
         try:
-            _start([Router(number) for number in range(1, routers + 1)], image, memory)
+            _start([Machine(name) for name in names], image, memory)
         except BaseException:
             _clean()
             raise
@@ -133,12 +49,12 @@ def down() -> int:
 
 
 def status() -> int:
-    """Print what is running; the exit status is 0 when all routers answer."""
-    routers = _routers()
-    if not routers:
+    """Print what is running; the exit status is 0 when all machines answer."""
+    machines = _machines()
+    if not machines:
         print("no fleet")
         return 1
-    answers = {router.name: bool(router.boot_id()) for router in routers}
+    answers = {machine.name: bool(machine.boot_id()) for machine in machines}
     for name, answer in answers.items():
         print(f"{name}: {'up' if answer else 'does not answer'}")
     return 0 if all(answers.values()) else 1
@@ -154,30 +70,32 @@ def inventory() -> int:
 def execute(host: str, command: list[str]) -> int:
     """Become the command, on the host."""
     _require_fleet()
-    if host in ("gateway", "client", *SERVERS):
+    if host in ("gateway", "client", *_namespace_servers()):
         words = inside(host, *command)
     else:
         terminal = ["-t"] if sys.stdin.isatty() and sys.stdout.isatty() else []
-        words = [str(SSH), *terminal, _router(host).name, shlex.join(command)]
+        words = [str(SSH), *terminal, _machine(host).name, shlex.join(command)]
     os.execvp(words[0], words)
 
 
 def console(host: str) -> int:
-    """Print the end of a router's console."""
-    print(last_lines(_router(host).console))
+    """Print the end of a machine's console."""
+    print(last_lines(_machine(host).console))
     return 0
 
 
 def route(host: str) -> int:
     """Lead all traffic for virtual addresses to this router."""
-    network.route_to(_router(host).number)
+    if _machine(host).name not in ROUTERS:
+        raise LabError(f"{host} is no router")
+    network.route_to(host, _namespace_servers())
     return 0
 
 
 def reboot(host: str) -> int:
-    """Reboot a router and wait until it is back."""
-    router = _router(host)
-    old = router.boot_id()
+    """Reboot a machine and wait until it is back."""
+    machine = _machine(host)
+    old = machine.boot_id()
     if not old:
         raise LabError(f"{host} does not answer")
     with step(f"{host} has rebooted"):
@@ -186,7 +104,9 @@ def reboot(host: str) -> int:
         )
         # A shared connection would hang on until it finds out that the other end is gone.
         subprocess.run([SSH, "-O", "exit", host], stderr=subprocess.DEVNULL, check=False)
-        router.wait_for_boot(old)
+        machine.wait_for_boot(old)
+        if host in SERVERS:
+            _wait_for_server(host)
     return 0
 
 
@@ -205,30 +125,38 @@ def _clean() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(routers: list[Router], image: Image, memory: str) -> None:
+def _start(machines: list[Machine], image: Image, memory: str) -> None:
     STATE.mkdir()
     SOCKETS.mkdir(mode=0o700)
-    _write_ssh_files(routers, image)
-    network.make_network(len(routers))
-    machines = [router.start(image, memory) for router in routers]
-    _start_servers()
-    for router, machine in zip(routers, machines, strict=True):
-        router.wait_for_boot(machine=machine)
-    _wait_for_servers()
+    _write_ssh_files(machines, image)
+    names = [machine.name for machine in machines]
+    servers = [server for server in SERVERS if server not in names]
+    network.make_network(names, servers)
+    kernels = [machine.start(image, memory) for machine in machines]
+    for server in servers:
+        _start_server(server, image)
+    for machine, kernel in zip(machines, kernels, strict=True):
+        machine.wait_for_boot(kernel=kernel)
+    for server in SERVERS:
+        _wait_for_server(server)
 
 
-def _routers() -> list[Router]:
-    """Return the routers of the running fleet."""
-    numbers = sorted(int(folder.name.removeprefix("router")) for folder in STATE.glob("router*"))
-    return [Router(number) for number in numbers]
+def _machines() -> list[Machine]:
+    """Return the machines of the running fleet."""
+    return [Machine(folder.name) for folder in sorted(FOLDERS.glob("*"))]
 
 
-def _router(name: str) -> Router:
+def _machine(name: str) -> Machine:
     _require_fleet()
-    for router in _routers():
-        if router.name == name:
-            return router
-    raise LabError(f"no such host: {name}")
+    for machine in _machines():
+        if machine.name == name:
+            return machine
+    raise LabError(f"no such machine: {name}")
+
+
+def _namespace_servers() -> list[str]:
+    """Return the real servers that are no machines."""
+    return [server for server in SERVERS if Machine(server) not in _machines()]
 
 
 def _require_fleet() -> None:
@@ -236,14 +164,14 @@ def _require_fleet() -> None:
         raise LabError("there is no fleet; start one with: lab fleet up")
 
 
-def _write_ssh_files(routers: list[Router], image: Image) -> None:
-    """Write programs that stand in for ssh and, for the real servers, python3, each in the right namespace."""
+def _write_ssh_files(machines: list[Machine], image: Image) -> None:
+    """Write a program that stands in for ssh, in the namespace from which it reaches the machines."""
     config = STATE / "ssh_config"
     config.write_text(
-        "".join(f"Host {router.name}\n    HostName {router.address}\n" for router in routers)
-        # %C is a hash of the connection's ends: short, and different for every router.
+        "".join(f"Host {machine.name}\n    HostName {machine.address}\n" for machine in machines)
+        # %C is a hash of the connection's ends: short, and different for every machine.
         + f"""\
-Host router*
+Host router* server*
     ControlMaster auto
     ControlPath {SOCKETS}/%C
     ControlPersist 60
@@ -260,8 +188,6 @@ Host *
 """
     )
     _write_wrapper(SSH, inside(LAN, "ssh", "-F", config))
-    for server in SERVERS:
-        _write_wrapper(STATE / f"python-{server}", inside(server, "/usr/bin/python3"))
 
 
 def _write_wrapper(path: Path, words: list[str]) -> None:
@@ -269,53 +195,59 @@ def _write_wrapper(path: Path, words: list[str]) -> None:
     path.chmod(0o755)
 
 
-def _start_servers() -> None:
-    certificate = STATE / "certificate.pem"
-    run(
-        *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc"),
-        *("-days", "30", "-subj", "/CN=lvs.fleet lab", "-keyout", certificate, "-out", STATE / "public.pem"),
-    )
-    with certificate.open("a") as whole:
-        whole.write((STATE / "public.pem").read_text())
-    for server in SERVERS:
-        with (STATE / f"{server}.log").open("wb") as log:
-            subprocess.Popen(
-                inside(server, "/usr/bin/python3", LAB / "server.py", server, certificate),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+def _start_server(server: str, image: Image) -> None:
+    """Start a real server in its namespace, and write a program that stands in for its python3."""
+    _write_wrapper(_python(server), inside(server, "/usr/bin/python3"))
+    with _log(server).open("wb") as log:
+        subprocess.Popen(
+            inside(server, "/usr/bin/python3", LAB / "server.py", server, image.certificate),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
-def _wait_for_servers() -> None:
-    for number, server in enumerate(SERVERS, start=1):
-        address = bare(lan_addresses(10 + number)[0])
-        # A server that has no socket yet refuses the connection.
-        retry = ("--retry", "20", "--retry-connrefused", "--retry-delay", "1")
-        try:
-            run(*inside(LAN, "curl", "--silent", "--show-error", "--fail", *retry, f"http://{address}/"))
-        except LabError as error:
-            raise LabError(f"{error}\n{last_lines(STATE / f'{server}.log')}") from None
+def _wait_for_server(server: str) -> None:
+    address = bare(lan_addresses(server)[0])
+    # A server that has no socket yet refuses the connection.
+    retry = ("--retry", "20", "--retry-connrefused", "--retry-delay", "1")
+    try:
+        run(*inside(LAN, "curl", "--silent", "--show-error", "--fail", *retry, f"http://{address}/"))
+    except LabError as error:
+        raise LabError(f"{error}\n{last_lines(_log(server))}") from None
+
+
+def _python(server: str) -> Path:
+    return STATE / f"python-{server}"
+
+
+def _log(server: str) -> Path:
+    return STATE / f"{server}.log"
 
 
 def _inventory() -> str:
     """Return the Ansible inventory, for a controller on the machine itself, outside of all namespaces."""
-    lines = ["all:", "  children:", "    lvs_routers:", "      hosts:"]
-    for router in _routers():
-        lines += [f"        {router.name}:", f"          ansible_host: {router.address}"]
-    lines += [
-        "      vars:",
-        "        ansible_user: root",
-        "        ansible_python_interpreter: /usr/bin/python3",
-        f"        ansible_ssh_executable: {SSH}",
-        f"        ansible_control_path_dir: {SOCKETS}",
-        "        ansible_ssh_transfer_method: piped",
-        "        ansible_ssh_pipelining: true",
-        "    lvs_real_servers:",
-        "      hosts:",
+    machines = {machine.name: machine for machine in _machines()}
+    lines = [
+        "all:",
+        "  vars:",
+        "    ansible_user: root",
+        "    ansible_python_interpreter: /usr/bin/python3",
+        f"    ansible_ssh_executable: {SSH}",
+        f"    ansible_control_path_dir: {SOCKETS}",
+        "    ansible_ssh_transfer_method: piped",
+        "    ansible_ssh_pipelining: true",
+        "  children:",
     ]
-    for server in SERVERS:
-        lines += [f"        {server}:", f"          ansible_python_interpreter: {STATE}/python-{server}"]
-    lines += ["      vars:", "        ansible_connection: local"]
+    routers = [name for name in ROUTERS if name in machines]
+    for group, hosts in (("lvs_routers", routers), ("lvs_real_servers", SERVERS)):
+        lines += [f"    {group}:", "      hosts:"]
+        for host in hosts:
+            lines += [f"        {host}:"]
+            if host in machines:
+                lines += [f"          ansible_host: {machines[host].address}"]
+            else:
+                lines += ["          ansible_connection: local"]
+                lines += [f"          ansible_python_interpreter: {_python(host)}"]
     return "\n".join(lines) + "\n"

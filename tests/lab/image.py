@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: lvs.fleet contributors
-"""The root file system image that every router starts from, and the ssh key it lets in; both kept in a cache."""
+"""The root file system image that every machine starts from, and the ssh key it lets in; both kept in a cache."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from pathlib import Path
 import packages
 from common import LAB, run, say, step
 
-ROUTER_ROOT = LAB / "router-root"
+MACHINE_ROOT = LAB / "machine-root"
+SERVER = LAB / "server.py"
+SERVER_FOLDER = Path("usr/local/lib/lab")
 UNUSED_AFTER = 24 * 3600
 IMAGE_SIZE = "1200M"
 PACKAGES = (
     *("systemd", "systemd-sysv", "kmod", "procps", "iproute2", "iptables", "ipvsadm"),
-    *("openssh-server", "python3", "python3-apt", "dbus"),
+    *("openssh-server", "python3", "python3-apt", "dbus", "iptables-persistent", "vsftpd"),
 )
-# Everything a router of the lab can do without; what is left starts in half of the time.
+# Everything a machine of the lab can do without; what is left starts in half of the time.
 MASKED_UNITS = (
     *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer"),
     *("systemd-tmpfiles-clean.timer", "e2scrub_reap.service", "getty.target", "getty-static.service"),
@@ -52,20 +54,25 @@ class Image:
 
     @property
     def disk(self) -> Path:
-        """The read-only disk that the routers' own disks are based on."""
+        """The read-only disk that the machines' own disks are based on."""
         return self.folder / "base.ext4"
 
     @property
     def ssh_key(self) -> Path:
-        """The private key that root of a router lets in."""
+        """The private key that root of a machine lets in."""
         return self.folder / "ssh_key"
+
+    @property
+    def certificate(self) -> Path:
+        """The certificate of the real servers, with its key."""
+        return self.folder / "certificate.pem"
 
 
 def get_image() -> Image:
     """Return the image for the present inputs, building it when the cache has none."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lvs-fleet"
     cache.mkdir(parents=True, exist_ok=True)
-    folder = cache / f"router-{_key()}"
+    folder = cache / f"image-{_key()}"
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
@@ -78,26 +85,26 @@ def get_image() -> Image:
 def _key() -> str:
     """Return a short hash of everything that the image is made from."""
     inputs = hashlib.sha256(packages.version(packages.UML).encode())
-    for path in (LAB / "image.py", *_own_files()):
+    for path in (LAB / "image.py", SERVER, *_own_files()):
         inputs.update(f"\0{path.relative_to(LAB)}\0".encode() + path.read_bytes())
     return inputs.hexdigest()[:12]
 
 
 def _own_files() -> list[Path]:
     """Return the files that the lab adds to the Debian system."""
-    return sorted(path for path in ROUTER_ROOT.rglob("*") if path.is_file())
+    return sorted(path for path in MACHINE_ROOT.rglob("*") if path.is_file())
 
 
 def _remove_unused(cache: Path) -> None:
     """Remove images that no run has asked for lately; a newer one may be in use by another checkout's fleet."""
-    for folder in cache.glob("router-*"):
+    for folder in cache.glob("*-*"):
         if time.time() - folder.stat().st_mtime > UNUSED_AFTER:
             shutil.rmtree(folder)
 
 
 def _build(folder: Path) -> None:
     """Build the image under another name, so that a folder of the right name is always whole."""
-    say("building the routers' image, once: about a minute")
+    say("building the machines' image, once: about a minute")
     # Only the holder of the lock comes here, so what is there already is left from a killed run.
     partial = folder.with_name("building")
     shutil.rmtree(partial, ignore_errors=True)
@@ -107,7 +114,8 @@ def _build(folder: Path) -> None:
         _install_debian(tree)
     with step("made the image"):
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lvs.fleet lab", "-f", image.ssh_key)
-        _configure(tree, image.ssh_key.with_suffix(".pub").read_text())
+        _make_certificate(image.certificate)
+        _configure(tree, image)
         run("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-d", tree, image.disk, IMAGE_SIZE)
         shutil.rmtree(tree)
     partial.rename(folder)
@@ -121,18 +129,21 @@ def _install_debian(tree: Path) -> None:
     )
 
 
-def _configure(tree: Path, public_key: str) -> None:
-    """Turn a plain Debian tree into one for a router of the lab."""
-    for path in _own_files():
-        target = tree / path.relative_to(ROUTER_ROOT)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(path.read_bytes())
-        # Not the checkout's modes, which depend on who made it.
-        target.chmod(0o755 if os.access(path, os.X_OK) else 0o644)
+def _make_certificate(target: Path) -> None:
+    run(
+        *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc"),
+        *("-days", "3650", "-subj", "/CN=lvs.fleet lab", "-keyout", target, "-out", target),
+    )
+
+
+def _configure(tree: Path, image: Image) -> None:
+    """Turn a plain Debian tree into one for a machine of the lab."""
+    _copy_own_files(tree)
     shutil.copytree("/usr/lib/uml/modules", tree / "usr/lib/modules", dirs_exist_ok=True)
     ssh = tree / "root/.ssh"
     ssh.mkdir(mode=0o700, exist_ok=True)
-    (ssh / "authorized_keys").write_text(public_key)
+    (ssh / "authorized_keys").write_text(image.ssh_key.with_suffix(".pub").read_text())
+    _prepare_server(tree, image)
     # The kernel command line says both; an empty machine-id keeps systemd from taking this for a first boot.
     (tree / "etc/hostname").unlink(missing_ok=True)
     (tree / "etc/machine-id").write_text("")
@@ -140,12 +151,39 @@ def _configure(tree: Path, public_key: str) -> None:
     (tree / "etc/resolv.conf").write_text("")
     for family in ("iptables", "ip6tables"):
         run("chroot", tree, "update-alternatives", "--quiet", "--set", family, f"/usr/sbin/{family}-legacy")
+    # The first installation of iptables-persistent saves the rules it finds, which are this very machine's.
+    for rules in (tree / "etc/iptables").glob("rules.*"):
+        rules.unlink()
+    _choose_units(tree)
+
+
+def _copy_own_files(tree: Path) -> None:
+    for path in _own_files():
+        target = tree / path.relative_to(MACHINE_ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+        # Not the checkout's modes, which depend on who made it.
+        target.chmod(0o755 if os.access(path, os.X_OK) else 0o644)
+
+
+def _prepare_server(tree: Path, image: Image) -> None:
+    """Install what a real server runs: the lab's program, and the FTP user."""
+    folder = tree / SERVER_FOLDER
+    folder.mkdir(parents=True)
+    for path in (SERVER, image.certificate):
+        shutil.copy(path, folder)
+    run("chroot", tree, "useradd", "--create-home", "--shell", "/bin/bash", "lab")
+    # Debian's usual hash takes this kernel most of two seconds per login.
+    run("chroot", tree, "chpasswd", "--crypt-method", "SHA512", "--sha-rounds", "1000", stdin="lab:lab\n")
+
+
+def _choose_units(tree: Path) -> None:
     for unit in NOT_AT_BOOT:
         (tree / "usr/lib/systemd/system/multi-user.target.wants" / unit).unlink()
     for words in (
         ("mask", *MASKED_UNITS),
         ("set-default", "multi-user.target"),
-        ("enable", "lab-network.service", "ssh.service"),
+        ("enable", "lab-network.service", "lab-server.service", "ssh.service"),
     ):
         run("chroot", tree, "systemctl", "--quiet", *words)
     _mask_generators(tree)

@@ -9,17 +9,23 @@ import hashlib
 import os
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from common import CHECKOUT, LabError, run
 
 PREFIX = f"lvs-{hashlib.sha256(str(CHECKOUT).encode()).hexdigest()[:6]}"
+ROUTERS = tuple(f"router{number}" for number in range(1, 10))
 SERVERS = ("server1", "server2", "server3")
 LAN = "lan"
-NAMESPACES = (LAN, "gateway", "client", *SERVERS)
 
 # Addresses come in pairs, IPv4 and IPv6.
 LAN_NET = ("10.0.0.{}/24", "2001:db8:0:1::{}/64")
+LAN_HOSTS = {
+    **{router: number for number, router in enumerate(ROUTERS, start=1)},
+    **{server: number for number, server in enumerate(SERVERS, start=11)},
+    "controller": 200,
+}
 CLIENT_NET = ("198.51.100.{}/24", "2001:db8:0:2::{}/64")
 CLIENT_HOSTS = range(10, 20)
 GATEWAY = ("10.0.0.254", "2001:db8:0:1::fe")
@@ -55,14 +61,9 @@ SERVER_SETTINGS = {
 }
 
 
-def router_name(number: int) -> str:
-    """Return the name of a router, which is its tap device's name too."""
-    return f"router{number}"
-
-
-def lan_addresses(host: int) -> list[str]:
-    """Return both LAN addresses of a host number, with prefix lengths."""
-    return [net.format(host) for net in LAN_NET]
+def lan_addresses(host: str) -> list[str]:
+    """Return both LAN addresses of a host, with prefix lengths."""
+    return [net.format(LAN_HOSTS[host]) for net in LAN_NET]
 
 
 def bare(address: str) -> str:
@@ -80,22 +81,22 @@ def inside(part: str, *command: str | Path) -> list[str]:
     return ["ip", "netns", "exec", namespace(part), *map(str, command)]
 
 
-def make_network(routers: int) -> None:
-    """Make all namespaces, with a tap device for each router on the LAN's bridge."""
-    _make_lan(routers)
+def make_network(machines: Sequence[str], servers: Sequence[str]) -> None:
+    """Make all namespaces, those of real servers included, with a tap device for each machine on the LAN's bridge."""
+    _make_lan(machines)
     _attach("gateway", GATEWAY_SETTINGS)
     _ip("gateway", *_address_lines("eth0", [f"{GATEWAY[0]}/24", f"{GATEWAY[1]}/64"]))
     _make_client()
-    for number, server in enumerate(SERVERS, start=1):
-        _make_server(server, lan_addresses(10 + number))
-    route_to(1)
+    for server in servers:
+        _make_server(server)
+    route_to(ROUTERS[0], servers)
 
 
-def route_to(router: int) -> None:
-    """Lead the traffic for virtual addresses, and what real servers send by default, to this router."""
+def route_to(router: str, servers: Sequence[str]) -> None:
+    """Lead the traffic for virtual addresses, and what these real servers send by default, to this router."""
     nexthops = [bare(address) for address in lan_addresses(router)]
     _ip("gateway", *(f"route replace {net} via {hop}" for net, hop in zip(VIP_NETS, nexthops, strict=True)))
-    for server in SERVERS:
+    for server in servers:
         _ip(server, *(f"route replace default via {hop}" for hop in nexthops))
 
 
@@ -119,12 +120,12 @@ def _end_processes(namespaces: list[str]) -> None:
         time.sleep(0.1)
 
 
-def _make_lan(routers: int) -> None:
+def _make_lan(machines: Sequence[str]) -> None:
     _make_namespace(LAN, {})
     # Nobody asks for multicast memberships here: with snooping, IPv6 neighbours would be found by luck.
     _ip(LAN, "link add lan type bridge stp_state 0 forward_delay 0 mcast_snooping 0", "link set lan up")
-    _ip(LAN, *_address_lines("lan", lan_addresses(200)))
-    for name in map(router_name, range(1, routers + 1)):
+    _ip(LAN, *_address_lines("lan", lan_addresses("controller")))
+    for name in machines:
         _ip(LAN, f"tuntap add {name} mode tap", f"link set {name} master lan up")
 
 
@@ -137,9 +138,9 @@ def _make_client() -> None:
     _ip("client", *(f"route add default via {gateway}" for gateway in CLIENT_GATEWAY))
 
 
-def _make_server(name: str, addresses: list[str]) -> None:
+def _make_server(name: str) -> None:
     _attach(name, SERVER_SETTINGS)
-    _ip(name, *_address_lines("eth0", addresses))
+    _ip(name, *_address_lines("eth0", lan_addresses(name)))
     _ip(name, f"address add {DIRECT_VIPS[0]}/32 dev lo", f"address add {DIRECT_VIPS[1]}/128 dev lo nodad")
     # What the server sends as a virtual address goes straight back; the rest goes to the router, for NAT.
     _ip(name, *(f"route add default via {gateway} table {DIRECT_TABLE}" for gateway in GATEWAY))

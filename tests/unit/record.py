@@ -192,10 +192,10 @@ def ours() -> dict[str, Any]:
 
     original, _netlink.socket.socket = _netlink.socket.socket, Recorder  # type: ignore[misc]
     try:
-        with Router(marks=False) as router:
+        with Router((), ipvs=True) as router:
             found = list(exchanges)
             state = router.read()
-            operations = plan(router.chain, RouterState(), state)
+            operations = plan(RouterState(), state)
             tell("ipvsadm", "-C")
             del exchanges[:]
             words = []

@@ -14,12 +14,15 @@ from typing import Any
 import pytest
 from ansible.module_utils import basic
 
+from ansible_collections.lvs.fleet.plugins.module_utils._iptables import mark_chains, snat_chains
 from ansible_collections.lvs.fleet.plugins.module_utils._model import RouterState
 from ansible_collections.lvs.fleet.plugins.module_utils._router import Router
 from ansible_collections.lvs.fleet.plugins.module_utils._wire import encode_id, encode_real_server, encode_service
 from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel, Rule
 
 CHAIN = "LVS-MARK"
+MARKS, MARKS6 = mark_chains()
+CHAINS = (*snat_chains(), MARKS, MARKS6)
 
 
 def run_module(module: ModuleType, kernel: FakeKernel, check: bool = False, **options: Any) -> dict[str, Any]:
@@ -38,16 +41,16 @@ def run_module(module: ModuleType, kernel: FakeKernel, check: bool = False, **op
     return answer
 
 
-def kernel_with(state: RouterState, chain: str = CHAIN) -> FakeKernel:
+def kernel_with(state: RouterState) -> FakeKernel:
     """A kernel in this state."""
     kernel = FakeKernel()
-    for family, content in state.marks.items():
-        chains = kernel.mangle[family].chains
-        chains["PREROUTING"] += [Rule("-p tcp -j CONNMARK --restore-mark"), Rule("-s 10.1.1.1/32 -j RETURN")]
+    for key, content in state.chains.items():
+        chains = getattr(kernel, key.table)[key.family].chains
+        chains[key.hook] += [Rule("-p tcp -j CONNMARK --restore-mark"), Rule("-s 10.1.1.1/32 -j RETURN")]
         if content.exists:
-            chains["PREROUTING"] += [Rule(f"-j {chain}")] * content.jumps
-            chains["OUTPUT"] += [Rule(f"-p udp -j {chain}") for _number in range(content.references)]
-            chains[chain] = [Rule(rule.text) for rule in content.rules]
+            chains[key.hook] += [Rule(f"-j {key.name}")] * content.jumps
+            chains["OUTPUT"] += [Rule(f"-p udp -j {key.name}") for _number in range(content.references)]
+            chains[key.name] = [Rule(rule.text) for rule in content.rules]
     for pool in state.pools.values():
         assert kernel.ipvs.request(1, encode_service(pool.service)) == 0
         for server in pool.real_servers.values():
@@ -55,6 +58,6 @@ def kernel_with(state: RouterState, chain: str = CHAIN) -> FakeKernel:
     return kernel
 
 
-def read(kernel: FakeKernel, chain: str = CHAIN) -> RouterState:
-    with kernel.running(), Router(chain) as router:
+def read(kernel: FakeKernel) -> RouterState:
+    with kernel.running(), Router(CHAINS, ipvs=True) as router:
         return router.read()

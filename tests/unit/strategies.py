@@ -9,15 +9,21 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ansible_collections.lvs.fleet.plugins.module_utils._iptables import chain_rule, parse_rule, retired
+from ansible_collections.lvs.fleet.plugins.module_utils._iptables import (
+    mark_chains,
+    parse_rule,
+    retired,
+    snat_chains,
+)
 from ansible_collections.lvs.fleet.plugins.module_utils._model import (
     FAMILIES,
+    Chain,
     ChainRule,
-    MarkChain,
     RouterState,
     ServiceId,
 )
 from ansible_collections.lvs.fleet.plugins.module_utils._params import ipvs_services, marks, virtual_services
+from ansible_collections.lvs.fleet.plugins.module_utils._plan import declared_rules
 
 NAMES = ("web", "ftp", "dns", "x" * 63)
 MARKS = (1, 2, 80, 2**31 - 1)
@@ -102,7 +108,18 @@ def virtual_service(draw: Any, name: str, fwmark: int) -> dict[str, Any]:
         if "source" in entry:  # each family of the destinations needs a source
             entry["source"] = [draw(st.sampled_from(NETWORKS[family])) for family in sorted(there)]
     servers = draw(real_server_list(tuple(sorted(there))))
-    return {"name": name, "fwmark": fwmark, "traffic": entries, **draw(settings()), "real_servers": servers}
+    service = {"name": name, "fwmark": fwmark, "traffic": entries, **draw(settings()), "real_servers": servers}
+    return draw(ftp(service)) if draw(st.integers(0, 2)) == 0 else service
+
+
+@st.composite
+def ftp(draw: Any, service: dict[str, Any]) -> dict[str, Any]:
+    """The service as one for FTP: one address in each family, the port, persistence."""
+    there = sorted({"ipv6" if ":" in item else "ipv4" for entry in service["traffic"] for item in entry["destination"]})
+    vips = [NETWORKS[family][0] for family in there]
+    ports = [21, *draw(st.sampled_from([[], ["10000:20000"]]))]
+    traffic = [{"destination": vips, "protocol": "tcp", "ports": ports}]
+    return {**service, "traffic": traffic, "helper": "ftp", "persistence_timeout": 300}
 
 
 @st.composite
@@ -176,16 +193,16 @@ DRIFTED = {
 
 
 @st.composite
-def chains(draw: Any, family: str, own: tuple[ChainRule, ...]) -> MarkChain:
+def chains(draw: Any, family: str, own: tuple[ChainRule, ...]) -> Chain:
     if draw(st.integers(0, 5)) == 0:
-        return MarkChain()
+        return Chain()
     texts = draw(st.lists(st.sampled_from(FOREIGN[family] + DRIFTED[family]), max_size=4))
     rules = [*own, *(parse_rule(text, family) for text in texts)]
-    rules += [retired(rule, family) for rule in own[:1] if draw(st.booleans())]
+    rules += [retired(rule, family) for rule in own[:1] if rule.mark and draw(st.booleans())]
     rules = draw(st.permutations(rules)) if draw(st.booleans()) else rules
     if rules and draw(st.integers(0, 3)) == 0:
         rules = [*rules, rules[0]]
-    return MarkChain(True, tuple(rules), draw(st.integers(0, 2)), draw(st.integers(0, 1)))
+    return Chain(True, tuple(rules), draw(st.integers(0, 2)), draw(st.integers(0, 1)))
 
 
 @st.composite
@@ -197,9 +214,9 @@ def states(draw: Any) -> RouterState:
     for key in draw(some(list(pools), least=0)) if pools else []:
         del pools[key]
     content = {}
-    for family in FAMILIES:
-        rules = (*declared.rules_of(family), *extra.rules_of(family))
-        content[family] = draw(chains(family, tuple(chain_rule(rule) for rule in rules)))
+    for key in (*snat_chains(), *mark_chains()):
+        own = [rule for one in (declared, extra) for rule in declared_rules(one, key)]
+        content[key] = draw(chains(key.family, tuple(own)))
     return RouterState(content, pools)
 
 
@@ -207,9 +224,9 @@ def lone_marks(state: RouterState) -> set[tuple[str, int]]:
     """Marks that rules of ours give to packets while there is no service for them."""
     nowhere = {"255.255.255.255/32", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128"}
     return {
-        (family, rule.mark)
-        for family, chain in state.marks.items()
+        (key.family, rule.mark)
+        for key, chain in state.chains.items()
         for rule in chain.rules
         if rule.name and rule.mark and getattr(rule.meaning, "source", "") not in nowhere
-        if ServiceId(family, rule.mark) not in state.pools
+        if ServiceId(key.family, rule.mark) not in state.pools
     }

@@ -18,7 +18,7 @@ from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_s
 from ansible_collections.lvs.fleet.plugins.module_utils._plan import plan, virtual_services_target
 from ansible_collections.lvs.fleet.plugins.module_utils._router import Router
 from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel, Rule
-from ansible_collections.lvs.fleet.tests.unit.running import CHAIN, kernel_with, read
+from ansible_collections.lvs.fleet.tests.unit.running import CHAIN, CHAINS, MARKS, MARKS6, kernel_with, read
 from ansible_collections.lvs.fleet.tests.unit.strategies import declared_services, states
 
 TRAFFIC = [{"destination": ["192.0.2.10", "2001:db8::10"], "protocol": "tcp", "ports": [80, 443]}]
@@ -44,7 +44,7 @@ def wanting(given: list[dict[str, Any]], purge: str = "owned") -> Target:
 
 
 def run(kernel: FakeKernel, target: Target, check: bool = False) -> Outcome:
-    with kernel.running(), Router() as router:
+    with kernel.running(), Router(CHAINS, ipvs=True) as router:
         return converge(router, target, check, 30)
 
 
@@ -55,7 +55,7 @@ def kernel_before() -> FakeKernel:
     return kernel
 
 
-COUNT = len(plan(CHAIN, read(kernel_before()), wanting(AFTER)(read(kernel_before()))))
+COUNT = len(plan(read(kernel_before()), wanting(AFTER)(read(kernel_before()))))
 
 
 def test_a_run_then_nothing_more_to_do() -> None:
@@ -76,7 +76,7 @@ def test_refused_at_any_operation_all_is_as_before(place: int) -> None:
     with pytest.raises(LvsError) as caught:
         run(kernel, wanting(AFTER))
     assert read(kernel) == before
-    operations = plan(CHAIN, before, wanting(AFTER)(before))
+    operations = plan(before, wanting(AFTER)(before))
     first, last = str(caught.value).split("\n")
     refusal = "Cannot allocate memory" if "ipvsadm" in first else "exit status 4: Another app is currently holding"
     assert refusal in first
@@ -162,7 +162,7 @@ def test_check_mode_writes_nothing_and_tells_what_the_run_does(
     assert kernel.snapshot() == before
     done = run(kernel, wanting(given, purge))
     assert told.result(with_diff=True) == done.result(with_diff=True)
-    assert _engine.render(CHAIN, read(kernel)) == told.result(with_diff=True)["diff"]["after"]
+    assert _engine.render(read(kernel)) == told.result(with_diff=True)["diff"]["after"]
     assert told.result(with_diff=False).keys() == {"changed", "operations"}
 
 
@@ -200,9 +200,9 @@ def test_without_ip6tables_nothing_is_begun() -> None:
 def test_legacy_iptables_is_not_asked_for_a_table_that_is_not_loaded() -> None:
     kernel = FakeKernel(backend="legacy")
     assert run(kernel, wanting(BEFORE)).operations
-    assert read(kernel).marks["ipv6"].exists
+    assert read(kernel).chains[MARKS6].exists
     del kernel.mangle["ipv6"]
-    assert not read(kernel).marks["ipv6"].exists
+    assert not read(kernel).chains[MARKS6].exists
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_a_table_that_cannot_be_read(status: int, error: Any, said: str, monkeyp
     kernel = FakeKernel()
     with kernel.running():
         monkeypatch.setattr(_host, "attempt", lambda argv, stdin="": (status, "", "oops\n"))
-        with Router() as router, pytest.raises(error, match=said):
+        with Router((MARKS, MARKS6), ipvs=True) as router, pytest.raises(error, match=said):
             router.read()
         monkeypatch.undo()
 
@@ -255,7 +255,7 @@ def test_an_edit_of_a_service_that_somebody_removed() -> None:
 
 def test_the_lock_is_waited_for_and_check_mode_takes_none(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = kernel_before()
-    with kernel.running(), Router() as router:
+    with kernel.running(), Router(CHAINS, ipvs=True) as router:
 
         def held(timeout: int) -> Any:
             raise LockError(f"held for {timeout}")

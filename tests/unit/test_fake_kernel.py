@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 
 from ansible_collections.lvs.fleet.plugins.module_utils._model import RouterState
-from ansible_collections.lvs.fleet.tests.unit.fake_kernel import GENERIC, HEADER, FakeKernel, Mangle, Refused, unpack
+from ansible_collections.lvs.fleet.tests.unit.fake_kernel import GENERIC, HEADER, FakeKernel, Refused, Table, unpack
 from ansible_collections.lvs.fleet.tests.unit.recording import RECORDED, bodies, reply_error
 from ansible_collections.lvs.fleet.tests.unit.running import kernel_with, read
 from ansible_collections.lvs.fleet.tests.unit.strategies import states
@@ -76,7 +76,7 @@ def transaction(*lines: str) -> str:
     ],
 )
 def test_restore(lines: list[str], chain: list[str] | None) -> None:
-    mangle = Mangle("ipv4")
+    mangle = Table("ipv4", "mangle")
     mangle.restore(transaction(OWN, "-A LVS-MARK -j RETURN", "-A LVS-MARK -j ACCEPT"))
     mangle.restore(transaction(*lines))
     found = mangle.chains.get("LVS-MARK")
@@ -101,7 +101,7 @@ def test_restore(lines: list[str], chain: list[str] | None) -> None:
     ],
 )
 def test_restore_refuses_and_then_changes_nothing(line: str, said: str) -> None:
-    mangle = Mangle("ipv4")
+    mangle = Table("ipv4", "mangle")
     mangle.restore(transaction(OWN, "-A LVS-MARK -j RETURN"))
     before = mangle.save()
     with pytest.raises(Refused, match=said):
@@ -110,7 +110,7 @@ def test_restore_refuses_and_then_changes_nothing(line: str, said: str) -> None:
 
 
 def test_restore_keeps_a_chain_that_others_lead_to() -> None:
-    mangle = Mangle("ipv4")
+    mangle = Table("ipv4", "mangle")
     mangle.restore(transaction(OWN, "-A PREROUTING -j LVS-MARK"))
     with pytest.raises(Refused, match="Too many links"):
         mangle.restore(transaction("-X LVS-MARK"))

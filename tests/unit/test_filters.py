@@ -53,6 +53,37 @@ def test_marks() -> None:
     assert RULE.format("2001:db8::10/128", "tcp", web, "web", 80) in FILTERS["marks"](SERVICES, "ipv6").splitlines()
 
 
+FTP = [
+    {
+        "name": "ftp",
+        "fwmark": 21,
+        "traffic": [{"destination": ["192.0.2.11", "2001:db8::11"], "protocol": "tcp", "ports": [21]}],
+        "persistence_timeout": 300,
+        "helper": "ftp",
+        "forward_method": "masquerade",
+        "real_servers": [{"address": "10.0.0.21"}, {"address": "10.0.0.22", "forward_method": "direct"}],
+    }
+]
+
+
+def test_marks_of_masqueraded_ftp() -> None:
+    assert FILTERS["marks"](FTP, "ipv4").splitlines() == [
+        "*nat",
+        ":LVS-SNAT - [0:0]",
+        "-A POSTROUTING -j LVS-SNAT",
+        "-A LVS-SNAT -s 10.0.0.21/32 -p tcp -m tcp --sport 20"
+        ' -m comment --comment "lvs:ftp" -j SNAT --to-source 192.0.2.11',
+        "COMMIT",
+        "*mangle",
+        ":LVS-MARK - [0:0]",
+        "-A PREROUTING -j LVS-MARK",
+        RULE.format("192.0.2.11/32", "tcp", "-m multiport --dports 21 ", "ftp", 21),
+        "COMMIT",
+    ]
+    assert "*nat" not in FILTERS["marks"](FTP, "ipv6")
+    assert FILTERS["kernel_modules"](FTP) == ["ip_vs", "ip_vs_ftp", "ip_vs_wlc"]
+
+
 def test_marks_of_a_family_without_destinations() -> None:
     assert FILTERS["marks"](SERVICES[1:], "ipv6") == ""
 

@@ -12,11 +12,13 @@ from hypothesis import given
 
 from ansible_collections.lvs.fleet.plugins.module_utils import _iptables as iptables
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import ParseError
-from ansible_collections.lvs.fleet.plugins.module_utils._model import ChainRule, MarkChain, MarkRule
+from ansible_collections.lvs.fleet.plugins.module_utils._model import Chain, ChainRule, MarkRule, SnatRule
 from ansible_collections.lvs.fleet.tests.unit.recording import FIXTURES
 from ansible_collections.lvs.fleet.tests.unit.strategies import states
 
 CHAIN = "LVS-MARK"
+MARKS, MARKS6 = iptables.mark_chains()
+CHAIN_IDS = {"ipv4": MARKS, "ipv6": MARKS6}
 FULL = 0xFFFFFFFF
 END = "-j MARK --set-xmark 0x50/0xffffffff"
 WEB = '-m comment --comment "lvs:web"'
@@ -92,14 +94,14 @@ def test_what_we_would_not_write_stays_text(text: str, name: str, mark: int) -> 
 
 def test_a_table_without_our_chain() -> None:
     text = saved("mangle-foreign.txt")
-    assert iptables.parse_mangle(text, "ipv4", CHAIN) == MarkChain()
+    assert iptables.parse_chain(text, MARKS) == Chain()
     assert iptables.marks_given(text) == {0x0, 0x1, 0x35, 0x50, 0xFFFFFFFF}
 
 
 def test_each_rule_of_a_table_is_carried_along_word_for_word() -> None:
     text = saved("mangle-foreign.txt")
     lines = [line for line in text.splitlines() if line.startswith("-A PREROUTING")]
-    chain = iptables.parse_mangle(text.replace("PREROUTING", CHAIN), "ipv4", CHAIN)
+    chain = iptables.parse_chain(text.replace("PREROUTING", CHAIN), MARKS)
     assert [f"-A PREROUTING {rule.text}" for rule in chain.rules] == lines
     assert {rule.name for rule in chain.rules} == {""}
     assert len(lines) == 11
@@ -107,12 +109,12 @@ def test_each_rule_of_a_table_is_carried_along_word_for_word() -> None:
 
 def test_our_chain_in_a_table() -> None:
     text = saved("mangle-own.txt")
-    chain = iptables.parse_mangle(text, "ipv4", CHAIN)
+    chain = iptables.parse_chain(text, MARKS)
     assert (chain.exists, chain.jumps, chain.references) == (True, 1, 0)
     assert [(rule.name, rule.mark) for rule in chain.rules] == [("web", 80), ("ftp", 21), ("", 5)]
     own = [line for line in text.splitlines() if CHAIN in line]
-    assert iptables.save_lines(CHAIN, chain) == own
-    other = iptables.parse_mangle(text, "ipv4", "OTHER")
+    assert iptables.save_lines(MARKS, chain) == own
+    other = iptables.parse_chain(text, iptables.mark_chains("OTHER")[0])
     assert (other.exists, other.rules, other.jumps, other.references) == (False, (), 0, 0)
 
 
@@ -128,35 +130,50 @@ def test_our_chain_in_a_table() -> None:
 )
 def test_what_leads_into_the_chain(lines: list[str], jumps: int, references: int) -> None:
     text = "\n".join(["*mangle", f":{CHAIN} - [0:0]", *lines, "COMMIT", ""])
-    chain = iptables.parse_mangle(text, "ipv4", CHAIN)
+    chain = iptables.parse_chain(text, MARKS)
     assert (chain.jumps, chain.references) == (jumps, references)
 
 
 def test_an_empty_text_is_an_empty_table() -> None:
-    assert iptables.parse_mangle("", "ipv4", CHAIN) == MarkChain()
+    assert iptables.parse_chain("", MARKS) == Chain()
 
 
 @pytest.mark.parametrize("family, table", [("ipv4", "ip"), ("ipv6", "ip6")])
 def test_a_table_that_stops_half_way_is_not_the_whole(family: str, table: str) -> None:
-    with pytest.raises(ParseError, match=f"stopped before COMMIT.*nft list table {table} mangle"):
-        iptables.parse_mangle(saved("mangle-truncated.txt"), family, CHAIN)
+    with pytest.raises(ParseError, match=f"did not print it all: .*nft list table {table} mangle"):
+        iptables.parse_chain(saved("mangle-truncated.txt"), CHAIN_IDS[family])
+
+
+def test_a_remark_in_place_of_a_table_is_not_an_empty_table() -> None:
+    (nat, _nat6) = iptables.snat_chains()
+    with pytest.raises(ParseError, match=r"ptables-save -t nat did not print it all: .*nft list table ip nat"):
+        iptables.parse_chain("# Table `nat' is incompatible, use 'nft' tool.\n", nat)
+    extra = "# Table `nat' contains incompatible base-chains, use 'nft' tool to list them.\n*nat\nCOMMIT\n"
+    assert iptables.parse_chain(extra, nat) == Chain()
+
+
+def test_snat_rules_as_iptables_prints_them() -> None:
+    text = '-s 10.0.0.21/32 -p tcp -m tcp --sport 20 -m comment --comment "lvs:ftp" -j SNAT --to-source 192.0.2.11'
+    rule = iptables.chain_rule(SnatRule("ftp", "10.0.0.21", 20, "192.0.2.11"))
+    assert (rule.text, rule.name, rule.mark) == (text, "ftp", 0)
+    assert iptables.parse_rule(text, "ipv4") == rule
+    six = iptables.chain_rule(SnatRule("ftp", "2001:db8:1::1", 20, "2001:db8::11"))
+    assert six.text.startswith("-s 2001:db8:1::1/128 ") and six.text.endswith(" --to-source 2001:db8::11")
 
 
 @given(states())
 def test_what_is_saved_reads_back(state: Any) -> None:
-    for family, chain in state.marks.items():
-        text = "\n".join(["*mangle", *iptables.save_lines(CHAIN, chain), "COMMIT"])
-        assert iptables.parse_mangle(text, family, CHAIN) == MarkChain(
-            chain.exists, chain.rules, chain.jumps if chain.exists else 0
-        )
+    for key, chain in state.chains.items():
+        text = iptables.transaction(key.table, iptables.save_lines(key, chain))
+        assert iptables.parse_chain(text, key) == Chain(chain.exists, chain.rules, chain.jumps if chain.exists else 0)
 
 
 # -- the transaction ----------------------------------------------------------------------------------------------
 
 
-def chain_of(*texts: str, **how: Any) -> MarkChain:
+def chain_of(*texts: str, **how: Any) -> Chain:
     rules = tuple(iptables.parse_rule(text, "ipv4") for text in texts)
-    return MarkChain(**{"exists": bool(texts), "rules": rules, "jumps": int(bool(texts)), **how})
+    return Chain(**{"exists": bool(texts), "rules": rules, "jumps": int(bool(texts)), **how})
 
 
 A, B, C, D = (f'-d 192.0.2.{n}/32 -m comment --comment "lvs:{n}" {END}' for n in range(1, 5))
@@ -185,8 +202,8 @@ NEW, JUMP = f":{CHAIN} - [0:0]", f"PREROUTING -j {CHAIN}"
         (chain_of(F, A, G), chain_of(A), [f"-D {CHAIN} {F}", f"-D {CHAIN} {G}"]),
     ],
 )  # fmt: skip
-def test_edit(before: MarkChain, after: MarkChain, lines: list[str]) -> None:
-    edit = iptables.edit_chain("ipv4", CHAIN, before, after)
+def test_edit(before: Chain, after: Chain, lines: list[str]) -> None:
+    edit = iptables.edit_chain(MARKS, before, after)
     assert edit and list(edit.lines) == lines
     assert edit.after == after
 
@@ -195,19 +212,19 @@ def test_no_edit_where_nothing_differs_in_meaning() -> None:
     drifted = f'-d 192.0.2.1/32 -p tcp -m tcp --dport 80 -m comment --comment "lvs:1" {END}'
     plain = iptables.render_rule(iptables.parse_rule(drifted, "ipv4").meaning)  # type: ignore[arg-type]
     assert drifted != plain
-    assert iptables.edit_chain("ipv4", CHAIN, chain_of(drifted), chain_of(plain)) is None
+    assert iptables.edit_chain(MARKS, chain_of(drifted), chain_of(plain)) is None
 
 
 def test_a_drifted_rule_is_deleted_in_its_own_words() -> None:
     drifted = f'-d 192.0.2.1/32 -p tcp -m tcp --dport 80 -m comment --comment "lvs:1" {END}'
-    edit = iptables.edit_chain("ipv4", CHAIN, chain_of(drifted, B), chain_of(B))
+    edit = iptables.edit_chain(MARKS, chain_of(drifted, B), chain_of(B))
     assert edit and edit.lines == (f"-D {CHAIN} {drifted}",)
 
 
 def test_the_transaction_and_its_commands() -> None:
-    edit = iptables.edit_chain("ipv6", CHAIN, chain_of(), chain_of(A))
+    edit = iptables.edit_chain(MARKS6, chain_of(), chain_of(A))
     assert edit
-    assert iptables.transaction(edit.lines) == f"*mangle\n{NEW}\n-A {CHAIN} {A}\n-A {JUMP}\nCOMMIT\n"
+    assert iptables.transaction("mangle", edit.lines) == f"*mangle\n{NEW}\n-A {CHAIN} {A}\n-A {JUMP}\nCOMMIT\n"
     assert iptables.command_lines(edit) == [
         "ip6tables -t mangle -N LVS-MARK",
         f"ip6tables -t mangle -A LVS-MARK {A}",

@@ -13,7 +13,7 @@ from hypothesis import given
 
 from ansible_collections.lvs.fleet.plugins.modules import iptables_mark, ipvs_service, lvs_info, lvs_service
 from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel, Rule
-from ansible_collections.lvs.fleet.tests.unit.running import CHAIN, kernel_with, read, run_module
+from ansible_collections.lvs.fleet.tests.unit.running import CHAIN, MARKS6, kernel_with, read, run_module
 from ansible_collections.lvs.fleet.tests.unit.strategies import (
     declared_ipvs,
     declared_marks,
@@ -150,7 +150,7 @@ def crowded() -> FakeKernel:
 
 def there(kernel: FakeKernel) -> tuple[list[Any], list[str]]:
     state = read(kernel)
-    rules = [rule.name or rule.text for chain in state.marks.values() for rule in chain.rules]
+    rules = [rule.name or rule.text for chain in state.chains.values() for rule in chain.rules]
     return [f"{key.family} {key.fwmark or key.port}" for key in state.pools], rules
 
 
@@ -213,7 +213,7 @@ def test_a_family_is_taken_from_a_service(purge: str) -> None:
             "real_servers": [{"address": "10.0.0.53"}]}  # fmt: skip
     done = quartet(lvs_service, kernel, services=[only], purge=purge)
     assert there(kernel)[0] == ["ipv4 53", "ipv4 9", "ipv4 22"]
-    assert not read(kernel).marks["ipv6"].exists
+    assert not read(kernel).chains[MARKS6].exists
     assert [line for line in done["operations"] if line.startswith("ipvsadm")] == ["ipvsadm -D -f 53 -6"]
 
 
@@ -370,9 +370,9 @@ def not_local(kernel: FakeKernel) -> None:
     "spoil, problem",
     [
         (foreign_rule, {"kind": "foreign_rule", "family": "ipv4",
-                        "message": "a rule in our ipv4 chain that is not ours: -j RETURN"}),
+                        "message": "a rule in our ipv4 chain LVS-MARK that is not ours: -j RETURN"}),
         (second_jump, {"kind": "jump", "family": "ipv4",
-                       "message": "the ipv4 chain is entered from PREROUTING 2 times instead of once"}),
+                       "message": "the ipv4 chain LVS-MARK is entered from PREROUTING 2 times instead of once"}),
         (lost_service, {"kind": "mark_without_service", "name": "web", "fwmark": 80, "family": "ipv4",
                         "message": "web: mark 80 has no IPVS service in ipv4"}),
         (lost_rules, {"kind": "service_without_mark", "fwmark": 80, "family": "ipv4",
@@ -399,7 +399,7 @@ def test_a_table_that_cannot_be_read_is_a_problem_and_the_rest_is_told(monkeypat
     assert told["problems"][0]["kind"] == "unreadable" and told["problems"][0]["family"] == "ipv6"
     assert [rule["name"] for rule in told["rules"]] == ["dns"]
     answer = run_module(lvs_service, kernel, services=[BOTH])
-    assert answer["failed"] and "stopped before COMMIT" in answer["msg"]
+    assert answer["failed"] and "did not print it all" in answer["msg"]
 
 
 @given(states())
@@ -410,3 +410,56 @@ def test_info_tells_about_any_router(state: Any) -> None:
     assert run_module(ipvs_service, kernel, services=told["ipvs_services"], purge=True)["operations"] == []
     for module, options in ((lvs_service, {"services": told["services"]}), (iptables_mark, {"rules": told["rules"]})):
         assert "failed" not in run_module(module, kernel, check=True, **options)
+
+
+# -- ftp ----------------------------------------------------------------------------------------------------------
+
+FTP = {
+    "name": "ftp",
+    "fwmark": 21,
+    "traffic": [{"destination": ["192.0.2.11"], "protocol": ["tcp"], "ports": [21, "10000:10100"]}],
+    "scheduler": "wlc",
+    "persistence_timeout": 300,
+    "real_servers": [{"address": "10.0.0.21", "weight": 1, "forward_method": "masquerade"}],
+    "helper": "ftp",
+}
+
+
+def snat(address: str) -> str:
+    match = f'-s {address}/32 -p tcp -m tcp --sport 20 -m comment --comment "lvs:ftp"'
+    return f"LVS-SNAT {match} -j SNAT --to-source 192.0.2.11"
+
+
+def test_masqueraded_ftp_from_nothing_and_back() -> None:
+    kernel = FakeKernel()
+    nothing = kernel.snapshot()
+    operations = quartet(lvs_service, kernel, services=[FTP])["operations"]
+    nat = ["-N LVS-SNAT", f"-A {snat('10.0.0.21')}", "-A POSTROUTING -j LVS-SNAT"]
+    assert [line for line in operations if "-t nat" in line] == [f"iptables -t nat {line}" for line in nat]
+    assert info(kernel)["services"] == [FTP]
+    other = {**FTP, "real_servers": [{"address": "10.0.0.22", "forward_method": "masquerade"}]}
+    operations = quartet(lvs_service, kernel, services=[other])["operations"]
+    nat = [f"-D {snat('10.0.0.21')}", f"-A {snat('10.0.0.22')}"]
+    assert [line for line in operations if "-t nat" in line] == [f"iptables -t nat {line}" for line in nat]
+    direct = {**FTP, "real_servers": [{"address": "10.0.0.22"}]}
+    assert "iptables -t nat -X LVS-SNAT" in quartet(lvs_service, kernel, services=[direct])["operations"]
+    quartet(lvs_service, kernel, services=[FTP])
+    quartet(lvs_service, kernel, services=[FTP], state="absent")
+    assert kernel.snapshot() == nothing
+
+
+def test_a_foreign_rule_in_the_chain_of_ftp_is_told() -> None:
+    kernel = FakeKernel()
+    run_module(lvs_service, kernel, services=[FTP])
+    kernel.nat["ipv4"].chains["LVS-SNAT"].append(Rule("-j RETURN"))
+    message = "a rule in our ipv4 chain LVS-SNAT that is not ours: -j RETURN"
+    assert {"kind": "foreign_rule", "family": "ipv4", "message": message} in info(kernel)["problems"]
+
+
+def test_only_ftp_needs_a_readable_table_nat(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = FakeKernel()
+    monkeypatch.setattr(kernel.nat["ipv4"], "save", lambda: "# Table `nat' is incompatible, use 'nft' tool.\n")
+    quartet(lvs_service, kernel, services=[WEB])
+    assert [service["name"] for service in info(kernel)["services"]] == ["web"]
+    answer = run_module(lvs_service, kernel, services=[WEB, FTP])
+    assert answer["failed"] and "iptables-save -t nat did not print it all" in answer["msg"]

@@ -57,6 +57,13 @@ def by_address(**changes: Any) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value is not None}
 
 
+def ftp(persistence_timeout: Any = 300, **traffic: Any) -> dict[str, Any]:
+    """FTP with a real server that is masqueraded, and one that is not."""
+    servers = [{"address": "10.0.0.1", "forward_method": "masquerade"}, {"address": "10.0.0.2"}]
+    service = to(**{"ports": ["20:21"], **traffic})
+    return {**service, "helper": "ftp", "persistence_timeout": persistence_timeout, "real_servers": servers}
+
+
 def tunnel(**changes: Any) -> dict[str, Any]:
     return server(forward_method="tunnel", **changes)
 
@@ -217,6 +224,19 @@ IPVS = [
     ([by_address(real_servers=[{"address": "10.0.0.1", "port": -1}])],
      "services[0].real_servers[0].port: -1 is not a port or 0 (0-65535)"),
     ([by_address(prot=1)], "services[0].prot: is not an option"),
+]  # fmt: skip
+SERVICES += [
+    # helper
+    ([web(helper="sip")], "services[0].helper: 'sip' is not one of ftp"),
+    ([web(helper="ftp")], "services[0].persistence_timeout: is needed for ftp: its two connections must meet the same "
+                          "real server\nservices[0].traffic: has no tcp port 21, the control connection of ftp"),
+    ([ftp(persistence_timeout="0")],
+     "services[0].persistence_timeout: is needed for ftp: its two connections must meet the same real server"),
+    ([ftp(protocol="udp")], "services[0].traffic: has no tcp port 21, the control connection of ftp"),
+    ([ftp(destination="192.0.2.0/24")],
+     "services[0].helper: ftp with masquerading needs one IPv4 address as destination"),
+    ([ftp(destination=["192.0.2.10", "192.0.2.11"])],
+     "services[0].helper: ftp with masquerading needs one IPv4 address as destination"),
 ]  # fmt: skip
 TABLE = [(kind, *case) for kind, cases in (("services", SERVICES), ("rules", RULES), ("ipvs", IPVS)) for case in cases]
 CHAIN_NAME = "a chain name (a letter or '_', then at most 27 letters, digits, '_' or '-')"

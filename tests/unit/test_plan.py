@@ -16,10 +16,10 @@ from ansible_collections.lvs.fleet.plugins.module_utils import _plan
 from ansible_collections.lvs.fleet.plugins.module_utils._engine import Target, converge
 from ansible_collections.lvs.fleet.plugins.module_utils._iptables import parse_rule
 from ansible_collections.lvs.fleet.plugins.module_utils._model import (
+    Chain,
     ChainEdit,
     Declaration,
     IpvsOperation,
-    MarkChain,
     Pool,
     RealServer,
     RouterState,
@@ -30,7 +30,7 @@ from ansible_collections.lvs.fleet.plugins.module_utils._params import ipvs_serv
 from ansible_collections.lvs.fleet.plugins.module_utils._plan import apply, plan
 from ansible_collections.lvs.fleet.plugins.module_utils._router import Router
 from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel, Killed
-from ansible_collections.lvs.fleet.tests.unit.running import CHAIN, kernel_with, read
+from ansible_collections.lvs.fleet.tests.unit.running import CHAIN, CHAINS, MARKS, kernel_with, read
 from ansible_collections.lvs.fleet.tests.unit.strategies import (
     declared_ipvs,
     declared_marks,
@@ -43,7 +43,7 @@ PURGES = st.sampled_from(["none", "owned", "all"])
 
 
 def carry_out(kernel: FakeKernel, operations: Any) -> RouterState:
-    with kernel.running(), Router() as router:
+    with kernel.running(), Router(CHAINS, ipvs=True) as router:
         kernel.locked = True
         router.prepare(operations)
         for operation in operations:
@@ -53,7 +53,7 @@ def carry_out(kernel: FakeKernel, operations: Any) -> RouterState:
 
 
 def run(kernel: FakeKernel, target: Target) -> None:
-    with kernel.running(), Router() as router:
+    with kernel.running(), Router(CHAINS, ipvs=True) as router:
         converge(router, target, check_mode=False, lock_timeout=30)
 
 
@@ -84,24 +84,24 @@ def targets(draw: Any) -> Target:
 def reachable(target: RouterState, current: RouterState) -> RouterState:
     """The target, as far as rules of others outside of our chain let it be."""
     chains = {}
-    for family, chain in target.marks.items():
-        references = current.marks[family].references
+    for key, chain in target.chains.items():
+        references = current.chains[key].references
         if chain.exists or references:
-            chains[family] = replace(chain, exists=True, references=references)
+            chains[key] = replace(chain, exists=True, references=references)
         else:
-            chains[family] = MarkChain()
-    return replace(target, marks=chains)
+            chains[key] = Chain()
+    return replace(target, chains=chains)
 
 
 @given(states())
 def test_from_a_state_to_itself_there_is_nothing_to_do(state: RouterState) -> None:
-    assert plan(CHAIN, state, state) == []
+    assert plan(state, state) == []
 
 
 @given(states(), states())
 def test_a_plan_arrives_at_any_state(current: RouterState, other: RouterState) -> None:
     target = reachable(other, current)
-    operations = plan(CHAIN, current, target)
+    operations = plan(current, target)
     assert apply(current, operations) == target
     assert carry_out(kernel_with(current), operations) == target
 
@@ -109,7 +109,7 @@ def test_a_plan_arrives_at_any_state(current: RouterState, other: RouterState) -
 @given(states(), targets())
 def test_a_plan_arrives_at_what_a_module_wants(current: RouterState, wanted: Target) -> None:
     target = wanted(current)
-    operations = plan(CHAIN, current, target)
+    operations = plan(current, target)
     assert apply(current, operations) == target
     there = carry_out(kernel_with(current), operations)
     assert there == target
@@ -124,13 +124,15 @@ def test_what_is_not_ours_is_never_touched(current: RouterState, given: list[dic
         """Their rules as objects, which stand for counters, each in its order."""
         return [
             rule
-            for mangle in kernel.mangle.values()
-            for rules in mangle.chains.values()
+            for table in (*kernel.mangle.values(), *kernel.nat.values())
+            for rules in table.chains.values()
             for rule in rules
-            if "lvs:" not in rule.text and rule.text != f"-j {CHAIN}"
+            if "lvs:" not in rule.text and rule.text not in (f"-j {CHAIN}", "-j LVS-SNAT")
         ]
 
-    ours = {ServiceId(f, r.mark) for f, chain in current.marks.items() for r in chain.rules if r.name and r.mark}
+    ours = {
+        ServiceId(key.family, r.mark) for key, chain in current.chains.items() for r in chain.rules if r.name and r.mark
+    }
     declared = virtual_services(given)
     theirs = {key: pool for key, pool in current.pools.items() if key not in ours and key not in declared.pools}
     before = others()
@@ -171,7 +173,7 @@ def test_the_same_run_again_heals_an_interrupted_one(
 
 def interrupt(kernel: FakeKernel, target: Target, place: int) -> None:
     """A run that is killed before its operation number place, counted around."""
-    count = len(plan(CHAIN, read(kernel), target(read(kernel))))
+    count = len(plan(read(kernel), target(read(kernel))))
     assume(count)
     kernel.killed_at = kernel.writes + place % count
     with pytest.raises(Killed):
@@ -206,8 +208,8 @@ def pool(mark: int, *servers: str, scheduler: str = "wlc", weight: int = 1) -> P
 
 def state(*pools: Pool, rules: tuple[str, ...] = (), **chain: Any) -> RouterState:
     parsed = tuple(parse_rule(text, "ipv4") for text in rules)
-    content = MarkChain(bool(rules), parsed, int(bool(rules)))
-    return RouterState({"ipv4": replace(content, **chain)}, {one.service.id: one for one in pools})
+    content = Chain(bool(rules), parsed, int(bool(rules)))
+    return RouterState({MARKS: replace(content, **chain)}, {one.service.id: one for one in pools})
 
 
 def own(name: str, mark: int, address: str = "192.0.2.10") -> str:
@@ -229,7 +231,7 @@ def test_the_order_is_add_edit_mark_remove_forget() -> None:
         pool(3, "10.0.0.9"),
         rules=(own("a", 1), own("c", 3)),
     )
-    assert short(plan(CHAIN, current, target)) == [
+    assert short(plan(current, target)) == [
         "A 3",
         "a 1 10.0.0.3",
         "a 3 10.0.0.9",
@@ -244,7 +246,7 @@ def test_the_order_is_add_edit_mark_remove_forget() -> None:
 
 def test_the_record_of_an_owner_never_matches_and_is_cleared() -> None:
     current = state(pool(2), rules=(own("b", 2),))
-    edits = [one for one in plan(CHAIN, current, state()) if isinstance(one, ChainEdit)]
+    edits = [one for one in plan(current, state()) if isinstance(one, ChainEdit)]
     nowhere = '-s 255.255.255.255/32 -m comment --comment "lvs:b" -j MARK --set-xmark 0x2/0xffffffff'
     assert [list(edit.lines) for edit in edits] == [
         [f"-D {CHAIN} {own('b', 2)}", f"-A {CHAIN} {nowhere}"],
@@ -254,12 +256,12 @@ def test_the_record_of_an_owner_never_matches_and_is_cleared() -> None:
 
 def test_an_owner_is_not_recorded_twice() -> None:
     current = state(pool(2), rules=(own("b", 2), own("c", 2)))
-    edits = [one for one in plan(CHAIN, current, state(rules=(own("c", 2),))) if isinstance(one, ChainEdit)]
+    edits = [one for one in plan(current, state(rules=(own("c", 2),))) if isinstance(one, ChainEdit)]
     assert [edit.lines for edit in edits] == [(f"-D {CHAIN} {own('b', 2)}",)]
 
 
 def test_a_service_that_goes_takes_its_real_servers_along() -> None:
-    assert short(plan(CHAIN, state(pool(1, "10.0.0.1")), state())) == ["D 1"]
+    assert short(plan(state(pool(1, "10.0.0.1")), state())) == ["D 1"]
 
 
 @pytest.mark.parametrize(
@@ -271,7 +273,7 @@ def test_purge(purge: str, kept: set[int]) -> None:
     declared = Declaration(names=("web",), pools={ServiceId("ipv4", 1): pool(1)}, ids=(ServiceId("ipv4", 1),))
     target = _plan.virtual_services_target(current, declared, purge)
     assert {key.fwmark for key in target.pools} == kept
-    texts = [rule.text for rule in target.marks["ipv4"].rules]
+    texts = [rule.text for rule in target.chains[MARKS].rules]
     assert texts == {"none": [own("old", 2), "-j RETURN"], "owned": ["-j RETURN"], "all": []}[purge]
 
 
@@ -292,7 +294,7 @@ def test_where_rules_come_to_stand(before: list[str], wanted: list[str], after: 
     rules = tuple(parse_rule(text, "ipv4").meaning for text in wanted)
     declared = Declaration(names=("a",), rules=rules)  # type: ignore[arg-type]
     target = _plan.marks_target(current, declared, purge=False)
-    assert [rule.text for rule in target.marks["ipv4"].rules] == after
+    assert [rule.text for rule in target.chains[MARKS].rules] == after
 
 
 def test_a_declared_service_leaves_its_old_mark_whatever_purge_says() -> None:

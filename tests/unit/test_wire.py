@@ -150,7 +150,7 @@ def test_our_requests_are_ipvsadms() -> None:
 
 
 def test_the_kernel_took_our_requests_and_ipvsadm_found_the_same_table() -> None:
-    operations = plan("LVS-MARK", RouterState(), RouterState({}, dict(TABLE)))
+    operations = plan(RouterState(), RouterState({}, dict(TABLE)))
     ours = {one["command"]: one for one in RECORDED["ours"]}
     assert sorted(map(command_line, operations)) == sorted(ours)
     for operation in operations:

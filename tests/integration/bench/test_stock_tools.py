@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from ansible_collections.lvs.fleet.plugins.module_utils import _iptables, _ipvsadm
-from ansible_collections.lvs.fleet.plugins.module_utils._model import MarkChain
+from ansible_collections.lvs.fleet.plugins.filter.fleet import marks
+from ansible_collections.lvs.fleet.plugins.module_utils import _ipvsadm
 from ansible_collections.lvs.fleet.plugins.module_utils._params import ipvs_services, virtual_services
 from ansible_collections.lvs.fleet.tests.integration.bench import test_ipvs_service, test_services
-from ansible_collections.lvs.fleet.tests.integration.harness import CHAIN, FAMILIES, Namespace, Router
+from ansible_collections.lvs.fleet.tests.integration.harness import FAMILIES, IPTABLES, Namespace, Router
 
 SERVICES = [case[0] for name, case in test_services.CASES.items() if name != "exactly 15 port slots"]
 FLAGGED = [
@@ -46,14 +46,11 @@ def test_iptables_restore(router: Router) -> None:
     """iptables-restore --noflush takes chain, rules and jump as we print them, and prints back the same."""
     router.run("lvs_service", services=SERVICES)
     made = router.snapshot()
-    declared = virtual_services(SERVICES)
     fresh = Namespace()
     try:
         with fresh.inside():
             for family in FAMILIES:
-                rules = tuple(_iptables.chain_rule(rule) for rule in declared.rules_of(family))
-                text = _iptables.transaction(_iptables.save_lines(CHAIN, MarkChain().with_rules(rules)))
-                router.tool(f"{_iptables.COMMAND[family]}-restore", "--noflush", stdin=text)
+                router.tool(f"{IPTABLES[family]}-restore", "--noflush", stdin=marks(SERVICES, family))
             restored = router.snapshot()
     finally:
         fresh.close()
