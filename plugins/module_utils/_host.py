@@ -14,7 +14,7 @@ import stat
 import subprocess
 import tempfile
 import time
-from typing import Iterator, Sequence
+from typing import Callable, Iterator, Sequence
 
 from ._errors import LockError, ToolError
 
@@ -72,9 +72,9 @@ def _search_path() -> str:
 
 
 def read_text(path: str) -> str:
-    """The text of a small file, empty if there is none."""
+    """The text of a small file, empty if there is none; bytes that are no UTF-8 come through write_file unchanged."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
             return file.read()
     except FileNotFoundError:
         return ""
@@ -87,15 +87,32 @@ def mode_of(path: str) -> int:
 
 def write_file(path: str, content: str, mode: int) -> None:
     """Put a file in place as a whole: whoever reads it, even after a crash, finds the old text or the new one."""
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    _replace(path, content, lambda temporary: os.chmod(temporary, mode))
+
+
+def rewrite_file(path: str, content: str) -> None:
+    """The same for a file of somebody else: links to it, its owner, permissions and SELinux label stay."""
+    path = os.path.realpath(path)
+    owner = os.stat(path)
+
+    def take_after(temporary: str) -> None:
+        os.chown(temporary, owner.st_uid, owner.st_gid)
+        shutil.copystat(path, temporary)
+        os.utime(temporary)
+
+    _replace(path, content, take_after)
+
+
+def _replace(path: str, content: str, prepare: Callable[[str], None]) -> None:
     folder = os.path.dirname(path)
-    os.makedirs(folder, mode=0o700, exist_ok=True)
     # In the same folder, so that the last step is one rename and SELinux gives it the folder's label.
     descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".lvs-")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(content)
             file.flush()
-            os.fchmod(file.fileno(), mode)
+            prepare(temporary)
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
@@ -104,11 +121,13 @@ def write_file(path: str, content: str, mode: int) -> None:
     _sync_folder(folder)
 
 
-def remove_file(path: str) -> None:
-    """Remove a file, if it is there."""
-    with contextlib.suppress(FileNotFoundError):
+def remove(path: str) -> None:
+    """Remove a file, or a folder that is empty."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        os.rmdir(path)
+    else:
         os.unlink(path)
-        _sync_folder(os.path.dirname(path))
+    _sync_folder(os.path.dirname(path))
 
 
 def link(path: str, target: str) -> None:

@@ -138,8 +138,8 @@ class Record:
     def put_back(self) -> None:
         if self.was_there:
             host.write_file(self.path, self.text, MODE)
-        else:
-            host.remove_file(self.path)
+        elif os.path.lexists(self.path):
+            host.remove(self.path)
 
 
 def ask(words: Sequence[str]) -> Any:

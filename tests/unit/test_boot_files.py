@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -32,16 +33,23 @@ def snapshot(folder: Path) -> dict[str, tuple[int, str]]:
     }
 
 
-def file(path: Path, content: str = "text\n", mode: str = "0600") -> dict[str, Any]:
-    return {"path": str(path), "content": content, "mode": mode}
+def file(path: Path, content: str = "text\n", mode: str = "0600", part: str | None = None) -> dict[str, Any]:
+    return {"path": str(path), "content": content, "mode": mode, "part": part}
+
+
+def converge(
+    files: list[dict[str, Any]], *units: str, check_mode: bool = False, **options: list[str]
+) -> dict[str, Any]:
+    rest = {"enabled_units": list(units), "disabled_units": [], "absent": [], **options}
+    return boot_files.converge({"files": files, **rest}, check_mode)
 
 
 def test_check_run_check_run(tmp_path: Path) -> None:
     files = [file(tmp_path / "etc/lvs/marks"), file(tmp_path / "unit", mode="0644")]
     expected = [f"write {tmp_path}/etc/lvs/marks", f"write {tmp_path}/unit", "systemctl enable a.service"]
-    predicted = boot_files.converge(files, ["a.service"], check_mode=True)
+    predicted = converge(files, "a.service", check_mode=True)
     assert snapshot(tmp_path) == {}
-    done = boot_files.converge(files, ["a.service"], check_mode=False)
+    done = converge(files, "a.service")
     assert done == predicted
     assert (done["changed"], done["operations"]) == (True, expected)
     after = snapshot(tmp_path)
@@ -50,7 +58,7 @@ def test_check_run_check_run(tmp_path: Path) -> None:
     assert after[f"{tmp_path}/unit"] == (0o100644, "text\n")
     assert after[f"{tmp_path}/system/wants/a.service"][1] == f"{tmp_path}/system/a.service"
     for check_mode in (True, False):
-        again = boot_files.converge(files, ["a.service"], check_mode)
+        again = converge(files, "a.service", check_mode=check_mode)
         assert (again["changed"], again["operations"], again["diff"]) == (False, [], [])
     assert snapshot(tmp_path) == after
 
@@ -58,43 +66,137 @@ def test_check_run_check_run(tmp_path: Path) -> None:
 def test_exactly_what_differs_is_repaired(tmp_path: Path) -> None:
     texts = [tmp_path / name for name in ("content", "mode", "same")]
     files = [file(path) for path in texts]
-    boot_files.converge(files, ["a.service"], check_mode=False)
+    converge(files, "a.service")
     texts[0].write_text("somebody's\n")
     texts[1].chmod(0o666)
     (tmp_path / "system/wants/a.service").unlink()
     (tmp_path / "system/wants/a.service").symlink_to("/dev/null")
-    result = boot_files.converge(files, ["a.service"], check_mode=False)
+    result = converge(files, "a.service")
     assert result["operations"] == [f"write {texts[0]}", f"chmod 0600 {texts[1]}", "systemctl enable a.service"]
     assert result["previous"] == {str(texts[0]): "somebody's\n", str(texts[1]): "text\n", str(texts[2]): "text\n"}
     assert [diff["before"] for diff in result["diff"]] == ["somebody's\n", "text\n"]
-    assert not boot_files.converge(files, ["a.service"], check_mode=False)["changed"]
+    assert not converge(files, "a.service")["changed"]
 
 
 def test_an_empty_file_is_not_an_absent_one(tmp_path: Path) -> None:
-    assert boot_files.converge([file(tmp_path / "empty", "")], [], check_mode=False)["changed"]
+    assert converge([file(tmp_path / "empty", "")])["changed"]
     assert (tmp_path / "empty").read_text() == ""
 
 
 def test_all_problems_at_once() -> None:
+    files = [
+        file(Path("etc/x"), mode="rw"),
+        file(Path("/x"), mode="4755"),
+        file(Path("/y"), "# END lvs.fleet\n", part="settings"),
+        file(Path("/z"), "-A PREROUTING -j ACCEPT\n", part="iptables"),
+    ]
     with pytest.raises(ValidationError) as error:
-        boot_files.converge([file(Path("etc/x"), mode="rw"), file(Path("/x"), mode="4755")], ["../x.service"], False)
+        converge(files, "../x.service", disabled_units=["y"], absent=["etc"])
     assert error.value.problems == (
         "files[0].path: 'etc/x' does not start at the root",
         "files[0].mode: 'rw' is not an octal mode such as '0600'",
         "files[1].mode: '4755' is not an octal mode such as '0600'",
+        "files[2].content: '# END lvs.fleet' is a line that this module writes",
+        "files[3].content: not one table with chains, their rules and the jumps to them: '-A PREROUTING -j ACCEPT\\n'",
+        "absent[0]: 'etc' does not start at the root",
         "enabled_units[0]: '../x.service' is not the name of a unit",
+        "disabled_units[0]: 'y' is not the name of a unit",
     )
+
+
+def test_files_that_cannot_take_our_part(tmp_path: Path) -> None:
+    """All of them are told, and nothing is written."""
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("*mangle\n-A INPUT -j ACCEPT\n")
+    before = snapshot(tmp_path)
+    files = [file(tmp_path / "first"), *(file(tmp_path / name, RULES, part="iptables") for name in ("a", "b"))]
+    with pytest.raises(ValidationError) as error:
+        converge(files)
+    message = "table mangle has no COMMIT, so iptables-restore would load nothing of it"
+    assert error.value.problems == tuple(f"{tmp_path}/{name}: {message}" for name in ("a", "b"))
+    assert snapshot(tmp_path) == before
+
+
+RULES = "*mangle\n:LVS-MARK - [0:0]\n-A PREROUTING -j LVS-MARK\nCOMMIT\n"
+
+
+def test_one_way_takes_the_place_of_another(tmp_path: Path) -> None:
+    """New files, links on, links off, our parts of old files, old files, their folders: each after the one before."""
+    unit, rules, new, folder = (tmp_path / name for name in ("system/a.service", "rules", "new", "dropped.d"))
+    rules.write_text("# somebody's\n")
+    old = [file(rules, RULES, part="iptables"), file(tmp_path / "made", RULES, part="iptables"), file(unit)]
+    converge([*old, file(folder / "x.conf")], "a.service")
+    assert (tmp_path / "made").read_text() == f"# Created by lvs.fleet\n{RULES}"
+    way: dict[str, Any] = {
+        "files": [file(rules, "", part="iptables"), file(tmp_path / "made", "", part="iptables"), file(new)],
+        "enabled_units": ["b.service"],
+        "disabled_units": ["a.service"],
+        "absent": [str(unit), str(folder / "x.conf"), str(folder)],
+    }
+    before = snapshot(tmp_path)
+    predicted = converge(check_mode=True, **way)
+    assert snapshot(tmp_path) == before
+    assert converge(**way) == predicted
+    assert predicted["operations"] == [
+        f"write {new}",
+        "systemctl enable b.service",
+        "systemctl disable a.service",
+        f"write {rules}",
+        f"remove {tmp_path}/made",
+        f"remove {unit}",
+        f"remove {folder}/x.conf",
+        f"remove {folder}",
+    ]
+    assert [diff["after_header"] for diff in predicted["diff"]] == [
+        f"{new} (0600)",
+        f"{rules} (our part)",
+        f"{tmp_path}/made (absent)",
+        f"{unit} (absent)",
+        f"{folder}/x.conf (absent)",
+    ]
+    assert rules.read_text() == "# somebody's\n"
+    assert {path.name for path in tmp_path.rglob("*")} == {"rules", "new", "system", "wants", "b.service"}
+    assert not converge(**way)["changed"]
+
+
+def test_a_folder_stays_for_what_somebody_keeps_in_it(tmp_path: Path) -> None:
+    folder = tmp_path / "x.service.d"
+    converge([file(folder / "ours.conf"), file(folder / "own.conf")])
+    for check_mode in (True, False):
+        done = converge([], check_mode=check_mode, absent=[str(folder / "ours.conf"), str(folder)])
+        assert done["operations"] == [f"remove {folder}/ours.conf"]
+    assert [path.name for path in folder.iterdir()] == ["own.conf"]
+
+
+def test_somebody_elses_file_keeps_what_is_his(tmp_path: Path) -> None:
+    """Its link, owner, permissions and bytes, be they text or not."""
+    theirs, linked = tmp_path / "theirs", tmp_path / "linked"
+    theirs.write_bytes(b"# caf\xe9\r\n-A X\x0c\n")
+    theirs.chmod(0o640)
+    if not os.geteuid():
+        os.chown(theirs, 7, 8)
+    linked.symlink_to("theirs")
+    owner = (theirs.stat().st_uid, theirs.stat().st_gid)
+    done = converge([file(linked, "-C\n", part="ipvsadm")])
+    assert done["operations"] == [f"write {linked}"]
+    assert json.loads(json.dumps(done))["diff"][0]["before"] == "# caf\ufffd\r\n-A X\x0c\n"
+    assert linked.is_symlink()
+    assert theirs.read_bytes() == b"# caf\xe9\r\n-A X\x0c\n# BEGIN lvs.fleet\n-C\n# END lvs.fleet\n"
+    assert (theirs.stat().st_mode & 0o777, theirs.stat().st_uid, theirs.stat().st_gid) == (0o640, *owner)
+    assert not converge([file(linked, "-C\n", part="ipvsadm")])["changed"]
+    converge([file(linked, "", part="ipvsadm")])
+    assert theirs.read_bytes() == b"# caf\xe9\r\n-A X\x0c\n"
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    boot_files.converge([file(tmp_path / "rules", "old")], [], check_mode=False)
+    converge([file(tmp_path / "rules", "old")])
 
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(host.os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        boot_files.converge([file(tmp_path / "rules", "new")], [], check_mode=False)
+        converge([file(tmp_path / "rules", "new")])
     assert snapshot(tmp_path) == {f"{tmp_path}/rules": (0o100600, "old")}

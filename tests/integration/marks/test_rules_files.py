@@ -1,0 +1,90 @@
+# Copyright: lvs.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Our part of the rules files that the distributions restore at boot, loaded the way they do it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from ansible_collections.lvs.fleet.plugins.filter.fleet import marks
+from ansible_collections.lvs.fleet.plugins.module_utils._parts import merge
+from ansible_collections.lvs.fleet.tests.integration import foreign
+from ansible_collections.lvs.fleet.tests.integration.harness import FAMILIES, IPTABLES, Namespace, Router
+from ansible_collections.lvs.fleet.tests.integration.shapes import WEB, service
+
+SERVICES = [
+    service("web", 80, {**WEB, "destination": ["192.0.2.10", "2001:db8::10"]}),
+    service(
+        "ftp",
+        21,
+        {"destination": ["192.0.2.11", "2001:db8::11"], "protocol": "tcp", "ports": [21]},
+        helper="ftp",
+        persistence_timeout=300,
+        forward_method="masquerade",
+        real_servers=[{"address": "10.0.0.21"}],
+    ),
+]
+OURS = (":LVS-MARK ", "-A LVS-MARK ", "-A PREROUTING -j LVS-MARK", ":LVS-SNAT ", "-A LVS-SNAT ")
+
+
+@contextmanager
+def empty_namespace() -> Iterator[None]:
+    namespace = Namespace()
+    try:
+        with namespace.inside():
+            yield
+    finally:
+        namespace.close()
+
+
+def rules(saved: str) -> list[str]:
+    """Chains and rules of a dump, each with its table; the order of tables differs between dumps and means nothing."""
+    table, found = "", []
+    for line in saved.splitlines():
+        table = line if line.startswith("*") else table
+        if line.startswith("-A ") or (line.startswith(":") and " - " in line):
+            found.append(f"{table} {line.partition(' [')[0]}")
+    return sorted(found, key=lambda rule: rule.split()[0])
+
+
+def ours(found: list[str]) -> list[str]:
+    own = [f"*mangle {start}" for start in OURS] + [f"*nat {start}" for start in (*OURS, "-A POSTROUTING -j LVS-SNAT")]
+    return [rule for rule in found if f"{rule} ".startswith(tuple(own))]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_whole_rule_set_with_our_part(router: Router, family: str) -> None:
+    """What somebody has saved, our chain and foreign rules in it included: theirs comes back as it was, ours once."""
+    save, restore = f"{IPTABLES[family]}-save", f"{IPTABLES[family]}-restore"
+    foreign.settle_rules(router)
+    saved = router.tool(save)
+    theirs = [rule for rule in rules(saved) if rule not in ours(rules(saved))]
+    part = marks(SERVICES, family)
+    merged = merge("iptables", saved, part)
+    assert merged and merge("iptables", merged, part) == merged
+    with empty_namespace():
+        for _time in range(2):
+            router.tool(restore, stdin=merged)
+            loaded = rules(router.tool(save))
+            assert sorted(ours(loaded)) == sorted(ours(rules(part))) != []
+            assert [rule for rule in loaded if rule not in ours(loaded)] == theirs
+            hooks = [rule for rule in loaded if rule.startswith("*mangle -A PREROUTING ")]
+            assert hooks[-1] == "*mangle -A PREROUTING -j LVS-MARK"
+    without = merge("iptables", merged, "")
+    with empty_namespace():
+        router.tool(restore, stdin=without or "")
+        assert rules(router.tool(save)) == theirs
+    assert merge("iptables", without, part) == merged
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_new_file(router: Router, family: str) -> None:
+    part = marks(SERVICES, family)
+    made = merge("iptables", None, part)
+    router.tool(f"{IPTABLES[family]}-restore", stdin=made or "")
+    assert sorted(rules(router.tool(f"{IPTABLES[family]}-save"))) == sorted(rules(part)) != []
+    assert merge("iptables", made, "") is None
