@@ -20,6 +20,8 @@ from ansible_collections.lvs.fleet.plugins.module_utils._iptables import (
 )
 from ansible_collections.lvs.fleet.plugins.module_utils._model import (
     FAMILIES,
+    IPV4,
+    IPV6,
     Chain,
     Declaration,
     family_of,
@@ -29,6 +31,8 @@ from ansible_collections.lvs.fleet.plugins.module_utils._plan import declared_ru
 
 # Every destination of every traffic entry, be it a list or a single one.
 _DESTINATIONS = "[].traffic[].[destination][][]"
+# ip knows the family of a rule or a route only where it is told, or where there is an address in it.
+IP_FAMILY = {IPV4: "", IPV6: "-6 "}
 
 
 def problems(services: Any, path: str = "lvs_services") -> list[str]:
@@ -85,6 +89,19 @@ def vips(services: Any) -> list[str]:
     return [str(network) for network in sorted(networks) if network.size == 1]
 
 
+def vip_commands(services: Any, interface: str = "", table: int = 0) -> list[str]:
+    """What lets the packets of the services in, as commands of ip: addresses, rules that deliver by mark, or both."""
+    declared = _declared(services)
+    pools = sorted(declared.pools, key=lambda key: (key.family, key.fwmark)) if table else []
+    families = sorted({key.family for key in pools})
+    addresses = vips(services) if interface else []
+    return [
+        *(f"{IP_FAMILY[family]}route add local default dev lo table {table}" for family in families),
+        *(f"{IP_FAMILY[key.family]}rule add fwmark {key.fwmark} lookup {table} priority {table}" for key in pools),
+        *(f"address add {vip} dev {interface}{' nodad' if ':' in vip else ''}" for vip in addresses),
+    ]
+
+
 def _declared(services: Any) -> Declaration:
     try:
         return virtual_services(services, "lvs_services")
@@ -101,4 +118,5 @@ class FilterModule:
             "kernel_modules": kernel_modules,
             "masqueraded": masqueraded,
             "vips": vips,
+            "vip_commands": vip_commands,
         }
