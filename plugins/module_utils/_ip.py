@@ -135,12 +135,14 @@ def plan(wanted: Sequence[IpObject], recorded: Sequence[IpObject], live: Iterabl
     order = {known.identity: place for place, known in enumerate(recorded)}
     own = sorted((found for found in there if found.identity in order), key=lambda found: order[found.identity])
     foreign = [found for found in there if found.identity not in order]
-    missing = [item for item in wanted if item not in own]
+    # A device that is made anew loses its addresses.
+    doomed = {found.identity[1] for found in own if found.kind == "link" and found not in wanted}
+    kept = [found for found in own if found in wanted and found.device not in doomed]
+    missing = [item for item in wanted if item not in kept]
     _check_the_way(wanted, missing, there, foreign)
     taken = _claims(foreign)
     additions = [item for item in missing if not item.claims & taken]
-    after = [item for item in wanted if item in own or item in additions]
-    removals = [found for found in reversed(own) if found not in after]
+    removals = [found for found in reversed(own) if found not in kept]
     # Add before remove, but for what cannot be there twice.
     claimed = _claims(additions)
     first = [found for found in removals if found.claims & claimed]
@@ -148,7 +150,7 @@ def plan(wanted: Sequence[IpObject], recorded: Sequence[IpObject], live: Iterabl
     return Plan(
         before=tuple(own),
         meanwhile=tuple(dict.fromkeys((*recorded, *additions))),
-        after=tuple(after),
+        after=tuple(item for item in wanted if item in kept or item in additions),
         steps=(
             *(Step(False, found) for found in first),
             *(Step(True, item) for item in additions),

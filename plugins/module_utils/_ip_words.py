@@ -23,7 +23,7 @@ _OTHERS_TABLES = (253, MAIN_TABLE, 255)
 _PRIORITY_MAX = 32765
 _ALL_BITS = "0xffffffff"
 
-_device = matching(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,14}", "an interface")
+device = matching(r"[A-Za-z0-9_][A-Za-z0-9_.@-]{0,14}", "an interface")
 _table_number = integer(1, 2**32 - 1, "a routing table")
 _priority = integer(1, _PRIORITY_MAX, "a priority before table main")
 
@@ -37,14 +37,14 @@ def _address_of(family: str, given: Mapping[str, str]) -> IpObject:
     length = integer(1, FULL_NETMASK[family], "a prefix length")(given["length"])
     if given["nodad"] and family == IPV4:
         raise ValueError("nodad is for IPv6 addresses")
-    return ip.address(address, length, _device(given["device"]), bool(given["nodad"]), bool(given["deprecated"]))
+    return ip.address(address, length, device(given["device"]), bool(given["nodad"]), bool(given["deprecated"]))
 
 
 def _link_of(family: str, given: Mapping[str, str]) -> IpObject:
     kind, local = given["kind"].partition(" ")[0], unicast_address(given["local"])
     if (_agreed(family, local) == IPV6) != kind.startswith("ip6"):
         raise ValueError(f"{local} is of the other family than type {kind}")
-    return ip.link(_device(given["name"]), kind, local, bool(given["checksum"]))
+    return ip.link(device(given["name"]), kind, local, bool(given["checksum"]))
 
 
 def _port_of(family: str, given: Mapping[str, str]) -> IpObject:

@@ -31,7 +31,7 @@ PURE_LIBRARY = {
 }  # fmt: skip
 PURE = {
     "_errors", "_ip", "_ip_words", "_iptables", "_ipvsadm", "_model", "_options", "_params", "_parts", "_plan",
-    "_report", "_wire",
+    "_real_server", "_report", "_wire",
 }  # fmt: skip
 SOCKET_CONSTANTS = {"AF_INET", "AF_INET6", "IPPROTO_TCP", "IPPROTO_UDP", "inet_ntop", "inet_pton"}
 

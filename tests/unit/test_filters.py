@@ -141,7 +141,7 @@ def test_vip_commands() -> None:
     addresses = [
         "address add 192.0.2.9/32 dev eth0",
         "address add 192.0.2.10/32 dev eth0",
-        "address add 2001:db8::10/128 dev eth0 nodad",
+        "address add 2001:db8::10/128 dev eth0 nodad preferred_lft 0",
     ]
     delivery = [
         "route add local default dev lo table 100",
