@@ -262,7 +262,8 @@ def ftp_rules(
         if len(vips) != 1 or int(length) != FULL_NETMASK[family]:
             options.problem("helper", f"ftp with masquerading needs one {_spoken(family)} address as destination")
         else:
-            own = (server.address for server in masqueraded if family_of(server.address) == family)
+            # In one order, whatever that of the real servers: the kernel does not keep theirs.
+            own = sorted(server.address for server in masqueraded if family_of(server.address) == family)
             found += [SnatRule(label, address, FTP_DATA_PORT, vip) for address in own]
     return found
 

@@ -32,6 +32,7 @@ import pytest
 from ansible.module_utils.testing import patch_module_args
 
 CHAIN = "LVS-MARK"
+SNAT = "(:LVS-SNAT .*|-A LVS-SNAT .*|-A POSTROUTING -j LVS-SNAT)"
 FAMILIES = ("ipv4", "ipv6")
 IPTABLES = {"ipv4": "iptables", "ipv6": "ip6tables"}
 PROGRAMS = tuple(f"{command}{suffix}" for command in IPTABLES.values() for suffix in ("", "-save", "-restore"))
@@ -127,15 +128,15 @@ class Snapshot:
     modules: frozenset[str]
 
     def own_rules(self, family: str, chain: str = CHAIN) -> list[str]:
-        """The chain in table mangle, the jump to it, and all rules in it."""
-        mine = re.compile(rf":{chain} .*|-A {chain} .*|-A PREROUTING -j {chain}")
-        return [line for table, line in self._lines(family) if table == "*mangle" and mine.fullmatch(line)]
+        """The chain in table mangle and that in table nat, the jumps to them, and all rules in them."""
+        mine = re.compile(rf"\*mangle (:{chain} .*|-A {chain} .*|-A PREROUTING -j {chain})|\*nat {SNAT}")
+        return [line for table, line in self._lines(family) if mine.fullmatch(f"{table} {line}")]
 
     def foreign_rules(self, family: str) -> str:
-        """All tables without our chain and the jump to it; rules in the chain stay if they are not ours."""
-        own = re.compile(rf':{CHAIN} .*|-A PREROUTING -j {CHAIN}|-A {CHAIN} .*--comment "lvs:.*')
-        lines = self._lines(family)
-        return "\n".join(line for table, line in lines if table != "*mangle" or not own.fullmatch(line))
+        """All tables without our chains and the jumps to them; rules in LVS-MARK stay if they are not ours."""
+        mark = rf':{CHAIN} .*|-A PREROUTING -j {CHAIN}|-A {CHAIN} .*--comment "lvs:.*'
+        own = re.compile(rf"\*mangle ({mark})|\*nat {SNAT}")
+        return "\n".join(line for table, line in self._lines(family) if not own.fullmatch(f"{table} {line}"))
 
     def _lines(self, family: str) -> Iterator[tuple[str, str]]:
         """Every line with the table it is in."""

@@ -287,7 +287,9 @@ class Ipvs:
             return []
         assert command == 8, f"an unknown dump: {command}"
         service = self.services[self._key(unpack(unpack(body)[1]))]
-        return [pack((2, self._reported({**server, **CONNECTIONS}))) for server in service.servers.values()]
+        # The newest comes first.
+        servers = reversed(service.servers.values())
+        return [pack((2, self._reported({**server, **CONNECTIONS}))) for server in servers]
 
     def _reported(self, attributes: Attributes) -> bytes:
         return pack(*attributes.items(), *COUNTED)

@@ -423,6 +423,7 @@ FTP = {
     "real_servers": [{"address": "10.0.0.21", "weight": 1, "forward_method": "masquerade"}],
     "helper": "ftp",
 }
+TWO = [{"address": f"10.0.0.{number}", "weight": 1, "forward_method": "masquerade"} for number in (21, 22)]
 
 
 def snat(address: str) -> str:
@@ -437,6 +438,10 @@ def test_masqueraded_ftp_from_nothing_and_back() -> None:
     nat = ["-N LVS-SNAT", f"-A {snat('10.0.0.21')}", "-A POSTROUTING -j LVS-SNAT"]
     assert [line for line in operations if "-t nat" in line] == [f"iptables -t nat {line}" for line in nat]
     assert info(kernel)["services"] == [FTP]
+    quartet(lvs_service, kernel, services=[{**FTP, "real_servers": TWO}])
+    assert info(kernel)["services"] == [{**FTP, "real_servers": TWO[::-1]}]
+    assert not run_module(lvs_service, kernel, services=info(kernel)["services"])["changed"]
+    quartet(lvs_service, kernel, services=[FTP])
     other = {**FTP, "real_servers": [{"address": "10.0.0.22", "forward_method": "masquerade"}]}
     operations = quartet(lvs_service, kernel, services=[other])["operations"]
     nat = [f"-D {snat('10.0.0.21')}", f"-A {snat('10.0.0.22')}"]

@@ -219,3 +219,21 @@ def test_scheduler_flags(router: Router) -> None:
         assert len(told["scheduler_flags"]) == len(flags)
     assert router.run("lvs_service", services=[service("web", 80, WEB)])["changed"]
     assert router.tool("ipvsadm", "-Sn") == "-A -f 80 -s wlc\n"
+
+
+def test_masqueraded_ftp(router: Router) -> None:
+    """Besides its marks it has a rule in table nat for each masqueraded real server, and with it all of them go."""
+    traffic = {"destination": ["192.0.2.10", "2001:db8::10"], "protocol": "tcp", "ports": [21, "10000:10100"]}
+    servers = [{"address": address} for address in ("10.0.0.22", "10.0.0.21", "2001:db8:1::21")]
+    ftp = service("ftp", 21, traffic, persistence_timeout=300, helper="ftp", forward_method="masquerade")
+    router.converge("lvs_service", services=[{**ftp, "real_servers": servers}])
+    rule_of = '-A LVS-SNAT -s {} -p tcp -m tcp --sport 20 -m comment --comment "lvs:ftp" -j SNAT --to-source {}'
+    chain = [":LVS-SNAT - [0:0]", "-A POSTROUTING -j LVS-SNAT"]
+    ipv4 = [*chain, *(rule_of.format(f"{address}/32", "192.0.2.10") for address in ("10.0.0.21", "10.0.0.22"))]
+    ipv6 = [*chain, rule_of.format("2001:db8:1::21/128", "2001:db8::10")]
+    assert [line for line in router.converged.own_rules("ipv4") if "LVS-SNAT" in line] == ipv4
+    assert [line for line in router.converged.own_rules("ipv6") if "LVS-SNAT" in line] == ipv6
+    # The kernel lists real servers in an order of its own; feeding that back changes nothing.
+    router.is_settled("lvs_service", services=router.run("lvs_info")["services"])
+    router.converge("lvs_service", services=[{"name": "ftp", "fwmark": 21}], state="absent")
+    assert router.converged.own_rules("ipv4") == router.converged.own_rules("ipv6") == []

@@ -78,6 +78,23 @@ class Site:
             assert near.recv(64).endswith(b"\r\n\r\n%d" % number)
         return number
 
+    def caller(self, family: int, port: int) -> tuple[str, int]:
+        """Who a client thinks has called it when the first real server did, from this port."""
+        client = {socket.AF_INET: "198.51.100.11", socket.AF_INET6: "2001:db8:c::11"}[family]
+        with self.client.inside():
+            listener = socket.create_server((client, 0), family=family)
+        with self.servers[SERVERS[0]].inside():
+            # The same port again, while the connection before still lingers.
+            calling = socket.socket(family)
+            calling.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            calling.settimeout(5)
+            calling.bind(("", port))
+        with listener, calling:
+            calling.connect((client, listener.getsockname()[1]))
+            near, peer = listener.accept()
+            near.close()
+        return peer[0], peer[1]
+
     def close(self) -> None:
         for closing in (*self.listeners, *self.servers.values(), self.client):
             closing.close()
@@ -130,6 +147,25 @@ def test_masquerade(site: Site, family: int) -> None:
         assert all(server["connections"] and server["in_packets"] for server in servers)
         assert [server["active_connections"] for server in servers if server["active_connections"]] == [1]
     assert not router.run("lvs_service", services=[web(0)])["changed"]
+
+
+@pytest.mark.parametrize("family", VIRTUAL, ids=lambda family: family.name)
+def test_active_ftp_without_the_helper(site: Site, family: int) -> None:
+    """What a real server opens from its data port comes from the virtual address; what it opens otherwise does not."""
+    traffic = {"destination": list(VIRTUAL.values()), "protocol": "tcp", "ports": [21]}
+    servers = web(300)["real_servers"]
+    declared = [service("ftp", 21, traffic, persistence_timeout=300, helper="ftp", real_servers=servers)]
+    declared[0]["forward_method"] = "masquerade"
+    assert site.router.run("lvs_service", services=declared)["changed"]
+    assert not site.router.run("lvs_service", services=declared)["changed"]
+    own = {socket.AF_INET: "10.0.1.2", socket.AF_INET6: "2001:db8:1::2"}[family]
+    assert site.caller(family, 20) == (VIRTUAL[family], 20)
+    assert site.caller(family, 2021) == (own, 2021)
+    assert site.router.run("lvs_info")["services"][0]["helper"] == "ftp"
+    site.router.run("lvs_service", services=[])
+    assert site.caller(family, 20) == (own, 20)
+    for command in ("iptables-save", "ip6tables-save"):
+        assert "LVS" not in site.router.tool(command)
 
 
 def counted(router: Router, family: int, connections: int) -> dict[str, Any]:
