@@ -11,7 +11,9 @@ short_description: Keep the files that bring an LVS router back after a reboot
 version_added: 0.1.0
 description:
   - Compares a set of small files with what they should hold, and writes those that differ, each atomically.
+  - Keeps its own part, and only that, in files that others write, too.
   - Enables systemd units by the link that C(systemctl enable) makes, so that check mode can tell about units to come.
+  - Removes only when everything that should be there is, so that a run that dies half way leaves one way to come back.
   - One run of this module takes the place of a dozen file tasks, which counts on a fleet.
 extends_documentation_fragment:
   - lvs.fleet.attributes
@@ -19,7 +21,7 @@ notes:
   - Needs root, and on the router nothing but Python 3.8 or later.
 options:
   files:
-    description: The files. Missing folders are made, for root alone.
+    description: The files, or our part of them. Missing folders are made, for root alone.
     type: list
     elements: dict
     required: true
@@ -29,17 +31,42 @@ options:
         type: path
         required: true
       content:
-        description: What it holds.
+        description: What it holds, or our part of it. An empty part is taken out.
         type: str
         required: true
       mode:
-        description: Its permissions, as an octal number in quotes.
+        description:
+          - Its permissions, as an octal number in quotes.
+          - With O(files[].part) they, the owner and the SELinux label of a file that is there stay as they are.
         type: str
         default: "0600"
+      part:
+        description:
+          - The kind of a file in which only a part is ours. Other lines stay as they are, to the byte. A file that was
+            not there before goes with our part, if nobody else has written to it.
+          - V(iptables) is a text for C(iptables-restore). Chains that O(files[].content) declares are ours, and so are
+            C(LVS-MARK) in table mangle and C(LVS-SNAT) in table nat, with their rules and jumps to them. They are put
+            into the section that the table has already, rules behind the others, because C(iptables-restore) empties
+            a table each time that it comes to a section of it.
+          - V(ipvsadm) is a text for C(ipvsadm -R), with our part as a block at the end. Services by a mark of the block
+            are dropped elsewhere in the file; C(ipvsadm-save) puts them there.
+          - V(settings) is a file of shell variables, with our part as a block at the end, where it wins.
+        type: str
+        choices: [iptables, ipvsadm, settings]
   enabled_units:
     description: Units in C(/etc/systemd/system) that C(multi-user.target) pulls in at boot.
     type: list
     elements: str
+    default: []
+  disabled_units:
+    description: Units that it does not pull in.
+    type: list
+    elements: str
+    default: []
+  absent:
+    description: Files that should not be there, removed last and in this order. A folder goes only if it is empty then.
+    type: list
+    elements: path
     default: []
 author:
   - lvs.fleet contributors (@lvs-fleet)
@@ -55,6 +82,14 @@ EXAMPLES = r"""
         content: "{{ lvs_services | lvs.fleet.ipvs_rules }}"
       - path: /etc/lvs/marks.v4
         content: "{{ lvs_services | lvs.fleet.marks('ipv4') }}"
+
+- name: Keep the IPv4 marks in the file that netfilter-persistent restores, instead
+  lvs.fleet.boot_files:
+    files:
+      - path: /etc/iptables/rules.v4
+        part: iptables
+        content: "{{ lvs_services | lvs.fleet.marks('ipv4') }}"
+    absent: [/etc/lvs/marks.v4]
 """
 
 RETURN = r"""
@@ -67,6 +102,7 @@ operations:
     - write /etc/lvs/ipvs.rules
     - chmod 0600 /etc/lvs/marks.v4
     - systemctl enable lvs-restore.service
+    - remove /etc/lvs/marks.v6
 previous:
   description: What each file held before, by its path; empty for a file that was not there.
   returned: success
@@ -77,70 +113,152 @@ previous:
 
 import os
 import re
-from typing import Any
+from typing import Any, Callable
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.lvs.fleet.plugins.module_utils import _host as host
-from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError, ValidationError
+from ansible_collections.lvs.fleet.plugins.module_utils import _parts as parts
+from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError, ParseError, ValidationError
 
 UNITS = "/etc/systemd/system"
 WANTS = f"{UNITS}/multi-user.target.wants"
 
 
-def check(files: list[dict[str, Any]], units: list[str]) -> None:
-    """Raises ValidationError for every path, mode or unit that is not one."""
+class Changes:
+    """What is done, or would be in check mode, in order, with the diffs of it."""
+
+    def __init__(self, check_mode: bool) -> None:
+        self._check_mode = check_mode
+        self.operations: list[str] = []
+        self.diffs: list[dict[str, str]] = []
+
+    def do(self, operation: str, action: Callable[..., None], *arguments: Any) -> None:
+        self.operations.append(operation)
+        if not self._check_mode:
+            action(*arguments)
+
+    def show(self, path: str, what: str, before: str | None, after: str | None) -> None:
+        headers = {"before_header": path, "after_header": f"{path} ({what})"}
+        self.diffs.append({**headers, "before": shown(before), "after": shown(after)})
+
+
+def check(options: dict[str, Any]) -> None:
+    """Raises ValidationError for every path, mode, part or unit that is not one."""
     problems = []
-    for place, file in enumerate(files):
-        if not os.path.isabs(file["path"]):
-            problems.append(f"files[{place}].path: {file['path']!r} does not start at the root")
-        if not re.fullmatch(r"0?[0-7]{3}", file["mode"], re.ASCII):
-            problems.append(f"files[{place}].mode: {file['mode']!r} is not an octal mode such as '0600'")
-    for place, unit in enumerate(units):
-        if not re.fullmatch(r"[A-Za-z0-9_.@-]+\.(service|timer|target)", unit, re.ASCII):
-            problems.append(f"enabled_units[{place}]: {unit!r} is not the name of a unit")
+    for place, file in enumerate(options["files"]):
+        problems += [f"files[{place}].{problem}" for problem in file_problems(file)]
+    for place, path in enumerate(options["absent"]):
+        if not os.path.isabs(path):
+            problems.append(f"absent[{place}]: {path!r} does not start at the root")
+    for key in ("enabled_units", "disabled_units"):
+        for place, unit in enumerate(options[key]):
+            if not re.fullmatch(r"[A-Za-z0-9_.@-]+\.(service|timer|target)", unit, re.ASCII):
+                problems.append(f"{key}[{place}]: {unit!r} is not the name of a unit")
     if problems:
         raise ValidationError(problems)
 
 
-def converge_file(file: dict[str, Any], check_mode: bool) -> tuple[list[str], dict[str, str]]:
-    """Bring one file to its content and mode; what that took, and the diff."""
-    path, content, mode = file["path"], file["content"], int(file["mode"], 8)
-    before = host.read_text(path)
-    there = os.path.lexists(path)
-    operations = []
-    if there and host.mode_of(path) != mode:
-        operations.append(f"chmod {mode:04o} {path}")
-        if not check_mode:
-            os.chmod(path, mode)
-    if not there or before != content:
-        operations.append(f"write {path}")
-        if not check_mode:
-            host.write_file(path, content, mode)
-    headers = {"before_header": path, "after_header": f"{path} ({mode:04o})"}
-    return operations, {**headers, "before": before, "after": content}
+def file_problems(file: dict[str, Any]) -> list[str]:
+    problems = []
+    if not os.path.isabs(file["path"]):
+        problems.append(f"path: {file['path']!r} does not start at the root")
+    if not re.fullmatch(r"0?[0-7]{3}", file["mode"], re.ASCII):
+        problems.append(f"mode: {file['mode']!r} is not an octal mode such as '0600'")
+    try:
+        if file["part"]:
+            parts.check(file["part"], file["content"])
+    except ParseError as error:
+        problems.append(f"content: {error}")
+    return problems
 
 
-def converge_unit(unit: str, check_mode: bool) -> list[str]:
-    link, target = f"{WANTS}/{unit}", f"{UNITS}/{unit}"
-    if os.path.islink(link) and os.readlink(link) == target:
-        return []
-    if not check_mode:
-        host.link(link, target)
-    return [f"systemctl enable {unit}"]
+def read(files: list[dict[str, Any]]) -> dict[str, str | None]:
+    """What each file holds, by its path; None if it is not there. A link that leads nowhere is empty."""
+    return {file["path"]: host.read_text(file["path"]) if os.path.lexists(file["path"]) else None for file in files}
 
 
-def converge(files: list[dict[str, Any]], units: list[str], check_mode: bool) -> dict[str, Any]:
-    check(files, units)
-    previous = {file["path"]: host.read_text(file["path"]) for file in files}
-    operations, diffs = [], []
+def wanted(files: list[dict[str, Any]], before: dict[str, str | None]) -> dict[str, str | None]:
+    """What each file should hold, by its path; None if it should not be there."""
+    texts, problems = {}, []
     for file in files:
-        done, diff = converge_file(file, check_mode)
-        operations += done
-        diffs += [diff] if done else []
-    for unit in units:
-        operations += converge_unit(unit, check_mode)
-    return {"changed": bool(operations), "operations": operations, "previous": previous, "diff": diffs}
+        path, content = file["path"], file["content"]
+        try:
+            texts[path] = parts.merge(file["part"], before[path], content) if file["part"] else content
+        except ParseError as error:
+            problems.append(f"{path}: {error}")
+    if problems:
+        raise ValidationError(problems)
+    return texts
+
+
+def shown(text: str | None) -> str:
+    """Bytes that are no text have no place in a module's answer."""
+    return (text or "").encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def converge_file(changes: Changes, file: dict[str, Any], before: str | None, after: str | None) -> None:
+    path, mode = file["path"], int(file["mode"], 8)
+    if after is None:
+        converge_absent(changes, path)
+        return
+    ours = before is None or not file["part"]
+    wrong_mode = ours and before is not None and host.mode_of(path) != mode
+    if wrong_mode:
+        changes.do(f"chmod {mode:04o} {path}", os.chmod, path, mode)
+    if before != after and ours:
+        changes.do(f"write {path}", host.write_file, path, after, mode)
+    elif before != after:
+        changes.do(f"write {path}", host.rewrite_file, path, after)
+    if wrong_mode or before != after:
+        changes.show(path, f"{mode:04o}" if ours else "our part", before, after)
+
+
+def converge_unit(changes: Changes, unit: str, enabled: bool) -> None:
+    link, target = f"{WANTS}/{unit}", f"{UNITS}/{unit}"
+    if enabled and not (os.path.islink(link) and os.readlink(link) == target):
+        changes.do(f"systemctl enable {unit}", host.link, link, target)
+    if not enabled and os.path.lexists(link):
+        changes.do(f"systemctl disable {unit}", host.remove, link)
+
+
+def converge_absent(changes: Changes, path: str) -> None:
+    """Remove a file, or a folder in which there is nothing else than what has just been removed."""
+    if not os.path.lexists(path):
+        return
+    folder = os.path.isdir(path) and not os.path.islink(path)
+    if folder and not {f"remove {path}/{name}" for name in os.listdir(path)} <= set(changes.operations):
+        return
+    before = None if folder else host.read_text(path)
+    changes.do(f"remove {path}", host.remove, path)
+    if not folder:
+        changes.show(path, "absent", before, None)
+
+
+def converge(options: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    check(options)
+    files = options["files"]
+    before = read(files)
+    after = wanted(files, before)
+    changes = Changes(check_mode)
+    # What brings the router back is complete before anything that did so until now goes, be it a part of a file.
+    kept = [file for file in files if file["content"] or not file["part"]]
+    for file in kept:
+        converge_file(changes, file, before[file["path"]], after[file["path"]])
+    for unit in options["enabled_units"]:
+        converge_unit(changes, unit, enabled=True)
+    for unit in options["disabled_units"]:
+        converge_unit(changes, unit, enabled=False)
+    for file in [file for file in files if file not in kept]:
+        converge_file(changes, file, before[file["path"]], after[file["path"]])
+    for path in options["absent"]:
+        converge_absent(changes, path)
+    return {
+        "changed": bool(changes.operations),
+        "operations": changes.operations,
+        "previous": {path: shown(text) for path, text in before.items()},
+        "diff": changes.diffs,
+    }
 
 
 def main() -> None:
@@ -154,14 +272,17 @@ def main() -> None:
                     "path": {"type": "path", "required": True},
                     "content": {"type": "str", "required": True},
                     "mode": {"type": "str", "default": "0600"},
+                    "part": {"type": "str", "choices": list(parts.KINDS)},
                 },
             },
             "enabled_units": {"type": "list", "elements": "str", "default": []},
+            "disabled_units": {"type": "list", "elements": "str", "default": []},
+            "absent": {"type": "list", "elements": "path", "default": []},
         },
         supports_check_mode=True,
     )
     try:
-        result = converge(module.params["files"], module.params["enabled_units"], module.check_mode)
+        result = converge(module.params, module.check_mode)
     except (LvsError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result)

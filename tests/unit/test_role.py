@@ -32,7 +32,18 @@ def test_the_role_uses_every_variable_and_no_other() -> None:
     assert used == set(load(ROLE / "defaults/main.yml"))
 
 
-@pytest.mark.parametrize("family", ["Debian", "RedHat"])
+FAMILIES = ["Debian", "RedHat"]
+
+
+def test_every_family_defines_the_same() -> None:
+    families = [load(ROLE / f"vars/{family}.yml") for family in FAMILIES]
+    assert families[0].keys() == families[1].keys()
+    kinds = [[file["part"] for file in family["__lvs_router_shared_files"]][:3] for family in families]
+    assert kinds == [["iptables", "iptables", "ipvsadm"]] * 2
+    assert all((ROLE / f"tasks/restorer-{family}.yml").exists() for family in FAMILIES)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_package_names_are_known(family: str) -> None:
     packages = load(ROLE / f"vars/{family}.yml")["__lvs_router_packages"]
     assert "ipvsadm" in packages and any(name.startswith("iptables") for name in packages)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,7 @@ from ansible_collections.lvs.fleet.tests.integration import foreign
 from ansible_collections.lvs.fleet.tests.integration.harness import FAMILIES, IPTABLES, Namespace, Router
 from ansible_collections.lvs.fleet.tests.integration.shapes import WEB, service
 
+TOP = Path(__file__).parents[3]
 SERVICES = [
     service("web", 80, {**WEB, "destination": ["192.0.2.10", "2001:db8::10"]}),
     service(
@@ -88,3 +90,20 @@ def test_a_new_file(router: Router, family: str) -> None:
     router.tool(f"{IPTABLES[family]}-restore", stdin=made or "")
     assert sorted(rules(router.tool(f"{IPTABLES[family]}-save"))) == sorted(rules(part)) != []
     assert merge("iptables", made, "") is None
+
+
+def test_our_unit_restores_what_is_missing(router: Router, tmp_path: Path) -> None:
+    """On an empty router, on one at work, and on one where one table of two was emptied; jumps are never there twice."""
+    script = (TOP / "roles/lvs_router/files/lvs-restore").read_text().replace("/etc/lvs", str(tmp_path))
+    router.shadow("ipvsadm", "exit 0")
+    (tmp_path / "ipvs.rules").touch()
+    for name, family in (("marks.v4", "ipv4"), ("marks.v6", "ipv6")):
+        (tmp_path / name).write_text(marks(SERVICES, family))
+    for emptied in ("nat", "", "mangle"):
+        router.tool("sh", "-c", script)
+        for family in FAMILIES:
+            assert sorted(rules(router.tool(f"{IPTABLES[family]}-save"))) == sorted(rules(marks(SERVICES, family)))
+            if emptied:
+                router.tool(f"{IPTABLES[family]}-restore", stdin=f"*{emptied}\nCOMMIT\n")
+    router.tool("sh", "-c", script)
+    assert router.tool("iptables-save").count("-j LVS-") == 2
