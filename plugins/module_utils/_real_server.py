@@ -43,7 +43,7 @@ class Needs:
     mss: the largest TCP segment that fits through the tunnels, by virtual address.
     """
 
-    commands: tuple[str, ...]
+    commands: list[str]
     sysctls: Mapping[str, int]
     device_sysctls: Mapping[str, int]
     mss: Mapping[str, int]
@@ -102,12 +102,12 @@ def needs(declared: Declaration, own: Machine) -> Needs:
     vips += [(links[_end(member)].name, vip) for member in tunnels for vip in _vips(declared, [member], "tunnel")]
     routed = _routed(members, own.gateways)
     return Needs(
-        commands=(
+        commands=[
             *_ports(tunnels),
             *(link.command for link in links.values()),
             *_routes(routed, own.gateway_table),
             *_addresses(vips),
-        ),
+        ],
         sysctls={**_arp_sysctls(vips), **_redirect_sysctls(routed, own.devices)},
         device_sysctls={f"net/ipv4/conf/{link.name}/rp_filter": 2 for link in links.values() if link.family == IPV4},
         mss=_mss(declared, tunnels, own.mtu),
