@@ -27,6 +27,7 @@ from ansible_collections.lvs.fleet.plugins.module_utils._model import (
     Declaration,
     family_of,
 )
+from ansible_collections.lvs.fleet.plugins.module_utils._mss import mss_text, segments
 from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_services
 from ansible_collections.lvs.fleet.plugins.module_utils._plan import declared_rules
 from ansible_collections.lvs.fleet.plugins.module_utils._real_server import machine, needs
@@ -115,6 +116,16 @@ def real_server(services: Any, links: Any, **settings: Any) -> dict[str, Any]:
         raise AnsibleFilterError(str(error)) from error
 
 
+def mss_rules(sizes: Any, family: str) -> str:
+    """The rules of one family for iptables-restore --noflush that keep TCP segments small."""
+    if family not in FAMILIES:
+        raise AnsibleFilterError(f"lvs.fleet.mss_rules: {family!r} is not one of {', '.join(FAMILIES)}")
+    try:
+        return mss_text(segments(sizes), family)
+    except ValidationError as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
 def _declared(services: Any) -> Declaration:
     try:
         return virtual_services(services, "lvs_services")
@@ -133,4 +144,5 @@ class FilterModule:
             "vips": vips,
             "vip_commands": vip_commands,
             "real_server": real_server,
+            "mss_rules": mss_rules,
         }

@@ -40,13 +40,13 @@ Member = Tuple[ServiceId, RealServer]
 class Needs:
     """Commands of ip; settings that come before the addresses, and settings of devices that the commands make first.
 
-    mss: the largest TCP segment that fits through the tunnels, by virtual address.
+    segments: the largest TCP segment that fits through the tunnels, by virtual address.
     """
 
     commands: list[str]
     sysctls: Mapping[str, int]
     device_sysctls: Mapping[str, int]
-    mss: Mapping[str, int]
+    segments: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def needs(declared: Declaration, own: Machine) -> Needs:
         ],
         sysctls={**_arp_sysctls(vips), **_redirect_sysctls(routed, own.devices)},
         device_sysctls={f"net/ipv4/conf/{link.name}/rp_filter": 2 for link in links.values() if link.family == IPV4},
-        mss=_mss(declared, tunnels, own.mtu),
+        segments=_segments(declared, tunnels, own.mtu),
     )
 
 
@@ -196,7 +196,7 @@ def _checked(server: RealServer) -> bool:
     return server.tunnel_type == "gre" and server.tunnel_checksum == "csum"
 
 
-def _mss(declared: Declaration, tunnels: Iterable[Member], mtu: int) -> dict[str, int]:
+def _segments(declared: Declaration, tunnels: Iterable[Member], mtu: int) -> dict[str, int]:
     """What both IP headers, the tunnel's own and the TCP header leave for a segment."""
     found: dict[str, int] = {}
     for key, server in tunnels:

@@ -74,19 +74,20 @@ class Lan:
             self.router.tool("ip", "address", "add", f"{net.format(host)}/{LENGTH[family]}", "dev", device, *words)
 
     def set_up(self, path: Path, services: list[dict[str, Any]], **settings: Any) -> dict[str, Any]:
-        """Do on the server what the role does there; what ip_objects answers."""
+        """Do on the server what the role does there; what it needed."""
         with self.server.inside():
             needs = real_server(services, links(self.router), **settings)
             write_sysctls(needs["sysctls"])
-            done = self.router.run("ip_objects", path=str(path), commands=list(needs["commands"]))
+            self.router.run("ip_objects", path=str(path), commands=needs["commands"])
             write_sysctls(needs["device_sysctls"])
-            assert not self.router.run("ip_objects", path=str(path), commands=list(needs["commands"]))["changed"]
-        return done
+            self.router.run("iptables_mss", segments=needs["segments"])
+            assert not self.router.run("ip_objects", path=str(path), commands=needs["commands"])["changed"]
+        return needs
 
-    def connect(self, family: str, vip: int = VIP) -> tuple[str, str]:
-        """Exchange some bytes with the virtual address; which ends the server saw."""
+    def connect(self, family: str) -> tuple[str, str, int]:
+        """Exchange some bytes with the virtual address; which ends the server saw, and the client's segments."""
         with self.client.inside():
-            near = socket.create_connection((NET[family].format(vip), 80), timeout=5)
+            near = socket.create_connection((NET[family].format(VIP), 80), timeout=5)
         assert select.select([self.listener], [], [], 5)[0]
         far, peer = self.listener.accept()
         with near, far:
@@ -96,7 +97,8 @@ class Lan:
                 received += far.recv(4000)
             far.sendall(b"y" * 4000)
             assert near.recv(4000)[:1] == b"y"
-            return far.getsockname()[0].removeprefix("::ffff:"), peer[0].removeprefix("::ffff:")
+            ends = (end.removeprefix("::ffff:") for end in (far.getsockname()[0], peer[0]))
+            return (*ends, near.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG))
 
     def close(self) -> None:
         for closing in (self.listener, self.server, self.client):
@@ -122,11 +124,13 @@ def test_traffic(lan: Lan, tmp_path: Path) -> None:
     """From method to method, the way an inventory changes: each time the packets arrive, and nothing else is left."""
     for method, settings in METHODS.items():
         services = web(**settings)
-        lan.set_up(tmp_path / "record", services)
+        needs = lan.set_up(tmp_path / "record", services)
         lan.router.run("lvs_service", services=services)
         lan.router.run("ip_objects", path=str(tmp_path / "vips"), commands=vip_commands(services, "lan"))
         for family, net in NET.items():
-            assert lan.connect(family) == (net.format(VIP), net.format(CLIENT)), f"{method}, {family}"
+            here, there, segment = lan.connect(family)
+            assert (here, there) == (net.format(VIP), net.format(CLIENT)), f"{method}, {family}"
+            assert segment <= needs["segments"].get(here, segment), f"{method}, {family}"
     with lan.server.inside():
         before = lan.router.tool("ip", "-brief", "address", "show")
         assert "lvs-" in before
