@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
@@ -20,15 +21,21 @@ from ansible_collections.lvs.fleet.plugins.module_utils._iptables import (
 )
 from ansible_collections.lvs.fleet.plugins.module_utils._model import (
     FAMILIES,
+    IPV4,
+    IPV6,
     Chain,
     Declaration,
     family_of,
 )
+from ansible_collections.lvs.fleet.plugins.module_utils._mss import mss_text, segments
 from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_services
 from ansible_collections.lvs.fleet.plugins.module_utils._plan import declared_rules
+from ansible_collections.lvs.fleet.plugins.module_utils._real_server import machine, needs
 
 # Every destination of every traffic entry, be it a list or a single one.
 _DESTINATIONS = "[].traffic[].[destination][][]"
+# ip knows the family of a rule or a route only where it is told, or where there is an address in it.
+IP_FAMILY = {IPV4: "", IPV6: "-6 "}
 
 
 def problems(services: Any, path: str = "lvs_services") -> list[str]:
@@ -85,6 +92,40 @@ def vips(services: Any) -> list[str]:
     return [str(network) for network in sorted(networks) if network.size == 1]
 
 
+def vip_commands(services: Any, interface: str = "", table: int = 0) -> list[str]:
+    """What lets the packets of the services in, as commands of ip: addresses, rules that deliver by mark, or both."""
+    declared = _declared(services)
+    pools = sorted(declared.pools, key=lambda key: (key.family, key.fwmark)) if table else []
+    families = sorted({key.family for key in pools})
+    addresses = vips(services) if interface else []
+    # A deprecated address is never the source of what the router sends by itself, such as the packets of a tunnel: a
+    # real server that has the address, too, would drop them. For IPv4 a /32 is no candidate anyway.
+    ending = {IPV4: "", IPV6: " nodad preferred_lft 0"}
+    return [
+        *(f"{IP_FAMILY[family]}route add local default dev lo table {table}" for family in families),
+        *(f"{IP_FAMILY[key.family]}rule add fwmark {key.fwmark} lookup {table} priority {table}" for key in pools),
+        *(f"address add {vip} dev {interface}{ending[family_of(vip)]}" for vip in addresses),
+    ]
+
+
+def real_server(services: Any, links: Any, **settings: Any) -> dict[str, Any]:
+    """What the services need of the machine with these links, if it is one of their real servers."""
+    try:
+        return asdict(needs(_declared(services), machine(links, settings)))
+    except ValidationError as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
+def mss_rules(sizes: Any, family: str) -> str:
+    """The rules of one family for iptables-restore --noflush that keep TCP segments small."""
+    if family not in FAMILIES:
+        raise AnsibleFilterError(f"lvs.fleet.mss_rules: {family!r} is not one of {', '.join(FAMILIES)}")
+    try:
+        return mss_text(segments(sizes), family)
+    except ValidationError as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
 def _declared(services: Any) -> Declaration:
     try:
         return virtual_services(services, "lvs_services")
@@ -101,4 +142,7 @@ class FilterModule:
             "kernel_modules": kernel_modules,
             "masqueraded": masqueraded,
             "vips": vips,
+            "vip_commands": vip_commands,
+            "real_server": real_server,
+            "mss_rules": mss_rules,
         }

@@ -39,7 +39,7 @@ PROGRAMS = tuple(f"{command}{suffix}" for command in IPTABLES.values() for suffi
 PARTS = {"lvs_service": ("marks", "ipvs"), "iptables_mark": ("marks",), "ipvs_service": ("ipvs",)}
 MODULES: dict[str, ModuleType] = {
     name: importlib.import_module(f"ansible_collections.lvs.fleet.plugins.modules.{name}")
-    for name in (*PARTS, "lvs_info")
+    for name in (*PARTS, "ip_objects", "iptables_mss", "lvs_info")
 }
 
 Result = dict[str, Any]

@@ -56,7 +56,7 @@ class Table:
     """A table of one family."""
 
     BUILTIN = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
-    TARGETS = ("MARK", "ACCEPT", "RETURN", "DROP", "LOG", "CONNMARK", "SNAT")
+    TARGETS = ("MARK", "ACCEPT", "RETURN", "DROP", "LOG", "CONNMARK", "SNAT", "TCPMSS")
 
     def __init__(self, family: str, name: str) -> None:
         self.family = family
@@ -131,6 +131,8 @@ class Table:
             if option == "--restore-mark":
                 continue
             value = words.pop(0)
+            if option == "--tcp-flags":
+                value += f" {words.pop(0)}"
             if option == "-m":
                 matches.append(value)
             else:
@@ -162,6 +164,10 @@ class Table:
             return options.get("-p") in matches
         if option == "--to-source":
             return options.get("-j") == "SNAT" and (ip_address(value).version == 6) == (self.family == "ipv6")
+        if option == "--tcp-flags":
+            return options.get("-p") == "tcp" and value == "SYN,RST SYN"
+        if option == "--set-mss":
+            return options.get("-j") == "TCPMSS" and "--tcp-flags" in options and int(value) <= 65535
         if option == "--ctstate":
             return "conntrack" in matches
         if option == "--comment":

@@ -10,6 +10,7 @@ import pytest
 from ansible.errors import AnsibleFilterError
 
 from ansible_collections.lvs.fleet.plugins.filter.fleet import FilterModule
+from ansible_collections.lvs.fleet.plugins.module_utils._ip_words import ip_objects
 
 FILTERS = FilterModule().filters()
 SERVICES = [
@@ -129,11 +130,33 @@ def test_problems() -> None:
     assert FILTERS["problems"](BROKEN, "mine") == [problem.format("mine") for problem in PROBLEMS]
 
 
-@pytest.mark.parametrize("name", ["ipvs_rules", "kernel_modules", "masqueraded", "vips"])
+@pytest.mark.parametrize("name", ["ipvs_rules", "kernel_modules", "masqueraded", "vip_commands", "vips"])
 def test_broken_services_are_refused_by_all_others(name: str) -> None:
     with pytest.raises(AnsibleFilterError) as error:
         FILTERS[name](BROKEN)
     assert str(error.value).splitlines() == [problem.format("lvs_services") for problem in PROBLEMS]
+
+
+def test_vip_commands() -> None:
+    addresses = [
+        "address add 192.0.2.9/32 dev eth0",
+        "address add 192.0.2.10/32 dev eth0",
+        "address add 2001:db8::10/128 dev eth0 nodad preferred_lft 0",
+    ]
+    delivery = [
+        "route add local default dev lo table 100",
+        "-6 route add local default dev lo table 100",
+        "rule add fwmark 80 lookup 100 priority 100",
+        "rule add fwmark 5060 lookup 100 priority 100",
+        "-6 rule add fwmark 80 lookup 100 priority 100",
+    ]
+    assert FILTERS["vip_commands"](SERVICES) == []
+    assert FILTERS["vip_commands"](SERVICES, "eth0") == addresses
+    assert FILTERS["vip_commands"](SERVICES, table=100) == delivery
+    both = FILTERS["vip_commands"](SERVICES, "eth0", 100)
+    assert both == delivery + addresses
+    assert [found.add for found in ip_objects(both)] == both
+    assert FILTERS["vip_commands"]([], "eth0", 100) == []
 
 
 def test_an_unknown_family_is_refused() -> None:

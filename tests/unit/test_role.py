@@ -1,7 +1,7 @@
 # Copyright: lvs.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the role and the README say of themselves in two places must be the same in both."""
+"""What the roles and the README say of themselves in two places must be the same in both."""
 
 from __future__ import annotations
 
@@ -20,16 +20,30 @@ def load(path: Path) -> Any:
     return yaml.safe_load(path.read_text())
 
 
-def test_argument_specs_equal_the_defaults() -> None:
-    options = load(ROLE / "meta/argument_specs.yml")["argument_specs"]["main"]["options"]
-    assert {name: option["default"] for name, option in options.items()} == load(ROLE / "defaults/main.yml")
+ROLES = sorted((TOP / "roles").iterdir())
 
 
-def test_the_role_uses_every_variable_and_no_other() -> None:
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_argument_specs_equal_the_defaults(role: Path) -> None:
+    options = load(role / "meta/argument_specs.yml")["argument_specs"]["main"]["options"]
+    assert {name: option["default"] for name, option in options.items()} == load(role / "defaults/main.yml")
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_the_role_uses_every_variable_and_no_other(role: Path) -> None:
     used: set[str] = set()
-    for path in [*ROLE.glob("tasks/*"), *ROLE.glob("vars/*"), *ROLE.glob("handlers/*")]:
-        used |= set(re.findall(r"(?<!_)\blvs_router_\w+", path.read_text()))
-    assert used == set(load(ROLE / "defaults/main.yml"))
+    for path in [*role.glob("tasks/*"), *role.glob("vars/*"), *role.glob("handlers/*")]:
+        used |= set(re.findall(rf"(?<!_)\b{role.name}_\w+", path.read_text()))
+    assert used == set(load(role / "defaults/main.yml"))
+
+
+def test_the_real_servers_files_are_all_removed_again() -> None:
+    """A file that is written, and not among those that are removed, would stay when the machine leaves the pool."""
+    variables = (TOP / "roles/lvs_real_server/vars/main.yml").read_text()
+    written = set(re.findall(r"path: (/etc/\S+)", variables))
+    assert written | {"/etc/lvs/real-server"} == set(re.findall(r"^  - (/etc/\S+)$", variables, re.MULTILINE))
+    units = {path.name for path in (TOP / "roles/lvs_real_server/files").iterdir()}
+    assert {Path(path).name for path in written if path.endswith(".service")} == units
 
 
 FAMILIES = ["Debian", "RedHat"]
