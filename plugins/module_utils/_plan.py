@@ -13,7 +13,9 @@ from dataclasses import replace
 from difflib import SequenceMatcher
 from typing import Iterable, Mapping, Sequence
 
-from ._iptables import chain_rule, edit_chain, retired
+from ._errors import LvsError
+from ._foreign import obstacle_in_chain
+from ._iptables import COMMAND, chain_rule, edit_chain, parse_table, retired
 from ._model import (
     Chain,
     ChainEdit,
@@ -40,8 +42,8 @@ def virtual_services_target(current: RouterState, declared: Declaration, purge: 
     Whatever purge says, a declared service leaves nothing behind of what it was before, say under another mark.
     """
     if purge == "all":
-        chains = {key: chain.with_rules(declared_rules(declared, key)) for key, chain in current.chains.items()}
-        return RouterState(chains, declared.pools)
+        only = {key: chain.with_rules(declared_rules(declared, key)) for key, chain in current.chains.items()}
+        return RouterState(_without_strays(only), declared.pools)
     names = frozenset(declared.names) if purge == "none" else None
     chains = _chains_target(current, declared, names)
     still_given = {ServiceId(key.family, rule.mark) for key, chain in chains.items() for rule in chain.rules}
@@ -99,10 +101,30 @@ def _owned_ids(chains: Mapping[ChainId, Chain], names: frozenset[str] | None) ->
 
 
 def _chains_target(current: RouterState, declared: Declaration, names: frozenset[str] | None) -> dict[ChainId, Chain]:
-    return {
+    chains = {
         key: chain.with_rules(_merged(chain.rules, declared_rules(declared, key), names))
         for key, chain in current.chains.items()
     }
+    return _without_strays(chains)
+
+
+def _without_strays(chains: Mapping[ChainId, Chain]) -> dict[ChainId, Chain]:
+    """The chains with all strays taken over. Raises LvsError where that would change what happens to a packet."""
+    problems = [problem for key, chain in chains.items() for problem in _obstacles(key, chain)]
+    if problems:
+        raise LvsError("\n".join(problems))
+    return {key: replace(chain, strays=()) for key, chain in chains.items()}
+
+
+def _obstacles(chain_id: ChainId, chain: Chain) -> Iterable[str]:
+    content = "".join(f"-A {chain_id.name} {rule.text}\n" for rule in chain.rules) if chain.strays else ""
+    rules = parse_table(content, chain_id.family)
+    where = f"{COMMAND[chain_id.family]} -t {chain_id.table}: {chain_id.hook}"
+    for stray in chain.strays:
+        inside = obstacle_in_chain(stray, rules)
+        if stray.obstacle or inside:
+            which = f"{chain_id.hook} {stray.obstacle}" if stray.obstacle else f"{chain_id.name} {inside}"
+            yield f"{where} {stray.text} cannot be adopted: {which} may see the same packets, and the order counts"
 
 
 def _merged(

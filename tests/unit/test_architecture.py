@@ -21,9 +21,13 @@ PLUGINS = Path(__file__).parents[2] / "plugins"
 MODULE_UTILS = {path.stem: path for path in sorted((PLUGINS / "module_utils").glob("*.py"))}
 # Standard library that does no I/O. socket is in only one of them, for constants and inet_pton.
 PURE_LIBRARY = {
-    "__future__", "collections", "dataclasses", "difflib", "ipaddress", "itertools", "re", "struct", "typing",
+    "__future__", "collections", "dataclasses", "difflib", "functools", "ipaddress", "itertools", "re", "struct",
+    "typing",
 }  # fmt: skip
-PURE = {"_errors", "_iptables", "_ipvsadm", "_model", "_options", "_params", "_plan", "_report", "_wire"}
+PURE = {
+    "_errors", "_foreign", "_iptables", "_ipvsadm", "_match", "_model", "_options", "_params", "_plan", "_report",
+    "_wire",
+}  # fmt: skip
 SOCKET_CONSTANTS = {"AF_INET", "AF_INET6", "IPPROTO_TCP", "IPPROTO_UDP", "inet_ntop", "inet_pton"}
 
 
