@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from difflib import SequenceMatcher
-from typing import Iterable, Mapping, Sequence
+from typing import Iterable, Iterator, Mapping, Sequence
 
 from ._errors import LvsError
 from ._foreign import obstacle_in_chain
@@ -29,6 +29,7 @@ from ._model import (
     RealServerId,
     RouterState,
     ServiceId,
+    Stray,
     VirtualService,
 )
 
@@ -101,30 +102,39 @@ def _owned_ids(chains: Mapping[ChainId, Chain], names: frozenset[str] | None) ->
 
 
 def _chains_target(current: RouterState, declared: Declaration, names: frozenset[str] | None) -> dict[ChainId, Chain]:
-    chains = {
+    return _without_strays(chains_with(current, declared, names))
+
+
+def chains_with(current: RouterState, declared: Declaration, names: frozenset[str] | None) -> dict[ChainId, Chain]:
+    """The chains with the declared rules in place of those of the names; strays are where they were."""
+    return {
         key: chain.with_rules(_merged(chain.rules, declared_rules(declared, key), names))
         for key, chain in current.chains.items()
     }
-    return _without_strays(chains)
 
 
 def _without_strays(chains: Mapping[ChainId, Chain]) -> dict[ChainId, Chain]:
     """The chains with all strays taken over. Raises LvsError where that would change what happens to a packet."""
-    problems = [problem for key, chain in chains.items() for problem in _obstacles(key, chain)]
-    if problems:
-        raise LvsError("\n".join(problems))
+    refused = [why for key, chain in chains.items() for why in refusals(key, chain)]
+    if refused:
+        raise LvsError("\n".join(refused))
     return {key: replace(chain, strays=()) for key, chain in chains.items()}
 
 
-def _obstacles(chain_id: ChainId, chain: Chain) -> Iterable[str]:
+def refusals(chain_id: ChainId, chain: Chain) -> list[str]:
+    where = f"{COMMAND[chain_id.family]} -t {chain_id.table}: {chain_id.hook}"
+    return [f"{where} {stray.text} cannot be adopted: {why}" for stray, why in obstacles(chain_id, chain)]
+
+
+def obstacles(chain_id: ChainId, chain: Chain) -> Iterator[tuple[Stray, str]]:
+    """The strays that must stay, each with the reason: another rule that it may be before or behind, but not both."""
     content = "".join(f"-A {chain_id.name} {rule.text}\n" for rule in chain.rules) if chain.strays else ""
     rules = parse_table(content, chain_id.family)
-    where = f"{COMMAND[chain_id.family]} -t {chain_id.table}: {chain_id.hook}"
     for stray in chain.strays:
         inside = obstacle_in_chain(stray, rules)
         if stray.obstacle or inside:
             which = f"{chain_id.hook} {stray.obstacle}" if stray.obstacle else f"{chain_id.name} {inside}"
-            yield f"{where} {stray.text} cannot be adopted: {which} may see the same packets, and the order counts"
+            yield stray, f"{which} may see the same packets, and the order counts"
 
 
 def _merged(

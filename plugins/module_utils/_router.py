@@ -179,8 +179,7 @@ def saved_table(family: str, table: str) -> str:
     Merely reading a table through iptables-legacy loads it into the kernel, so one that is not listed is not read.
     """
     tool = f"{COMMAND[family]}-save"
-    path = host.installed(tool)
-    if not path or ("nft" not in path and table not in host.read_text(_LEGACY_TABLES[family]).split()):
+    if not _exists(family, table):
         return ""
     status, output, said = host.attempt([tool, "-t", table])
     if status == _UNREADABLE_STATUS:
@@ -188,6 +187,20 @@ def saved_table(family: str, table: str) -> str:
     if status:
         raise ToolError([tool, "-t", table], status, said or output)
     return output
+
+
+def saved_ruleset(family: str) -> str:
+    """All tables that there are, as far as iptables-save prints them: it stops where it meets a native nft rule."""
+    return host.attempt([f"{COMMAND[family]}-save"])[1] if _exists(family) else ""
+
+
+def _exists(family: str, table: str = "") -> bool:
+    """Whether there is a table to be read, any at all if none is named."""
+    path = host.installed(f"{COMMAND[family]}-save")
+    if not path or "nft" in path:
+        return bool(path)
+    loaded = host.read_text(_LEGACY_TABLES[family]).split()
+    return table in loaded if table else bool(loaded)
 
 
 def counters_of(entries: Sequence[Entry]) -> list[dict[str, Any]]:

@@ -268,6 +268,12 @@ def test_info_of_an_empty_router() -> None:
         "counters": [],
         "timeouts": {},
         "daemons": [],
+        "foreign_rules": [],
+        "policy_rules": [],
+        "controllers": [],
+        "firewalls": [],
+        "adoptable": [],
+        "not_adoptable": [],
         "problems": [],
     }
     assert not kernel.loaded
