@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from itertools import combinations
 from typing import Any, Iterable, Iterator, Mapping, Sequence
 
@@ -13,7 +14,19 @@ from ._errors import ValidationError
 from ._foreign import foreign_rules, strays
 from ._iptables import merge_ports
 from ._match import disjoint
-from ._model import FAMILIES, FULL_MASK, Chain, ChainId, MarkRule, Pool, RouterState, ServiceId, Stray, TableRule
+from ._model import (
+    FAMILIES,
+    FULL_MASK,
+    Chain,
+    ChainId,
+    MarkRule,
+    Pool,
+    RouterState,
+    ServiceId,
+    Stray,
+    TableRule,
+    family_of,
+)
 from ._params import virtual_services
 from ._plan import chains_with, obstacles, refusals
 from ._report import expressible, own_rules, virtual_service
@@ -131,6 +144,8 @@ def _service(rules: Sequence[MarkRule], pools: Sequence[Pool]) -> dict[str, Any]
         raise ValueError("; ".join(error.problems)) from None
     if dict(declared.pools) != {pool.service.id: pool for pool in pools}:
         raise ValueError("its IPv4 and IPv6 services have different settings")
+    # The kernel lists them from the last to the first that was added.
+    service["real_servers"].sort(key=lambda server: (family_of(server["address"]), ip_address(server["address"])))
     return service
 
 

@@ -182,6 +182,25 @@ def test_a_later_mark_of_ours_counts_only_for_a_rule_behind_the_jump() -> None:
     assert "may see the same packets" in run_module(iptables_mark, kernel, rules=[MARK, later], adopt=True)["msg"]
 
 
+def test_rules_go_back_in_their_order_and_not_beyond_the_end() -> None:
+    """After a failure, even if somebody took other rules away meanwhile."""
+    kernel = kernel_of("-s 10.0.0.1/32 -j LOG", HTTP, "-s 10.0.0.2/32 -j LOG", HTTPS)
+    kernel.refused = lambda number: number == 1
+    both = {**MARK, "destination": ["192.0.2.10", "2001:db8::10"]}
+    hook = texts(kernel)
+    assert "were undone" in run_module(iptables_mark, kernel, rules=[both], adopt=True)["msg"]
+    assert texts(kernel) == hook
+
+    def meddle() -> None:
+        hook = kernel.mangle["ipv4"].chains["PREROUTING"]
+        hook[:] = [rule for rule in hook if "LOG" not in rule.text]
+
+    kernel.after_write = meddle
+    kernel.refused = lambda number: number == 4
+    assert "were undone" in run_module(iptables_mark, kernel, rules=[both], adopt=True)["msg"]
+    assert texts(kernel) == [HTTP, HTTPS]
+
+
 # -- any router ---------------------------------------------------------------------------------------------------
 
 
