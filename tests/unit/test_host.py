@@ -130,3 +130,13 @@ def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(OSError), host.lock(0, str(tmp_path / "lock")):
         pytest.fail("it followed the link")
     assert (tmp_path / "target").read_text() == "precious"
+
+
+def test_processes_of_our_network_namespace_are_found_by_name() -> None:
+    with subprocess.Popen(["sleep", "60"]) as sleeping:
+        try:
+            found = [process for process in host.processes(("sleep",)) if process[0] == sleeping.pid]
+            assert host.processes(("no-such-name",)) == []
+        finally:
+            sleeping.kill()
+    assert found == [(sleeping.pid, "sleep", ["sleep", "60"])]
