@@ -133,10 +133,11 @@ def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_processes_of_our_network_namespace_are_found_by_name() -> None:
-    with subprocess.Popen(["sleep", "60"]) as sleeping:
-        try:
-            found = [process for process in host.processes(("sleep",)) if process[0] == sleeping.pid]
-            assert host.processes(("no-such-name",)) == []
-        finally:
-            sleeping.kill()
-    assert found == [(sleeping.pid, "sleep", ["sleep", "60"])]
+    with subprocess.Popen(["cat", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as echoing:
+        assert echoing.stdin and echoing.stdout
+        echoing.stdin.write(b"\n")
+        echoing.stdin.flush()
+        echoing.stdout.read(1)  # by now it has its name
+        found = [process for process in host.processes(("cat",)) if process[0] == echoing.pid]
+    assert found == [(echoing.pid, "cat", ["cat", "-"])]
+    assert host.processes(("no-such-name",)) == []
