@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -243,21 +244,21 @@ def test_routing_by_our_mark(kernel: FakeKernel, rule: dict[str, Any], routes: A
     kernel.policy_rules["-6"] = [{"priority": 100, "src": "all", "table": "200", "fwmark": "0x50"}]
     if routes:
         kernel.local_routes["-4", "200"] = routes
-    problem = {"kind": "policy_rule", "name": "web", "fwmark": 80, "family": "ipv4", "priority": 100,
-               "message": "packets with the mark 80 of web follow the ip rule with priority 100 to table 200",
-    }  # fmt: skip
+    message = "packets with the mark 80 of web follow the ip rule with priority 100 to table 200"
+    subject = {"name": "web", "fwmark": 80, "family": "ipv4", "priority": 100}
+    problem = {"kind": "policy_rule", "message": message, **subject}
     assert info(kernel)["problems"] == ([problem] if found else [])
 
 
 # -- what could be adopted ----------------------------------------------------------------------------------------
 
-BY_HAND = [{"fwmark": 80, "real_servers": [{"address": "10.0.0.11"}]}]
+BY_HAND = ({"fwmark": 80, "real_servers": [{"address": "10.0.0.11"}]},)
 FWMARK_80 = {**WEB, "name": "fwmark-80"}
 
 
-def by_hand(*texts: str, services: list[dict[str, Any]] = BY_HAND) -> FakeKernel:
+def by_hand(*texts: str, services: Sequence[dict[str, Any]] = BY_HAND) -> FakeKernel:
     kernel = FakeKernel()
-    run_module(ipvs_service, kernel, services=services)
+    run_module(ipvs_service, kernel, services=list(services))
     add(kernel, "PREROUTING", *texts)
     return kernel
 

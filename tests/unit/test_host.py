@@ -130,3 +130,14 @@ def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(OSError), host.lock(0, str(tmp_path / "lock")):
         pytest.fail("it followed the link")
     assert (tmp_path / "target").read_text() == "precious"
+
+
+def test_processes_of_our_network_namespace_are_found_by_name() -> None:
+    with subprocess.Popen(["cat", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as echoing:
+        assert echoing.stdin and echoing.stdout
+        echoing.stdin.write(b"\n")
+        echoing.stdin.flush()
+        echoing.stdout.read(1)  # by now it has its name
+        found = [process for process in host.processes(("cat",)) if process[0] == echoing.pid]
+    assert found == [(echoing.pid, "cat", ["cat", "-"])]
+    assert host.processes(("no-such-name",)) == []
