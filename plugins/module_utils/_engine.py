@@ -51,7 +51,7 @@ def render(state: RouterState) -> str:
     """A state in iptables-save and ipvsadm -S form, for the diff."""
     lines: list[str] = []
     for key, chain in state.chains.items():
-        if chain.exists:
+        if chain.exists or chain.strays:
             lines += [f"# {key.family}, table {key.table}", *chain_lines(key, chain)]
     if state.pools:
         lines += ["# IPVS", *ipvsadm.save_lines(state.pools)]

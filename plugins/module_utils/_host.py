@@ -80,6 +80,18 @@ def read_text(path: str) -> str:
         return ""
 
 
+def processes(names: Sequence[str]) -> list[tuple[int, str, list[str]]]:
+    """Process id, name and arguments of the programs of these names that run in our network namespace."""
+    found = []
+    for pid in sorted(int(entry) for entry in os.listdir("/proc") if entry.isdigit()):
+        # A process may be gone by now, and a kernel thread has no command line.
+        with contextlib.suppress(OSError):
+            name = read_text(f"/proc/{pid}/comm").partition(" ")[0].strip()
+            if name in names and os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net"):
+                found.append((pid, name, read_text(f"/proc/{pid}/cmdline").split("\0")[:-1]))
+    return found
+
+
 def mode_of(path: str) -> int:
     """The permission bits of a file."""
     return stat.S_IMODE(os.stat(path).st_mode)

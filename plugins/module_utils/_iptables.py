@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from dataclasses import replace
 from difflib import SequenceMatcher
 from ipaddress import ip_network
-from typing import Iterable, Iterator, Sequence
+from typing import Iterable, Iterator, Mapping, Sequence
 
 from ._errors import ParseError
 from ._model import (
@@ -25,6 +27,7 @@ from ._model import (
     MarkRule,
     PortRange,
     SnatRule,
+    TableRule,
 )
 
 DEFAULT_CHAIN = "LVS-MARK"
@@ -42,6 +45,8 @@ _WORD = re.compile(r'"((?:[^"\\]|\\.)*)"|(\S+)')
 _ESCAPED = re.compile(r"\\(.)")
 # With some native rules iptables-nft-save prints this in place of the table, and exits with 0.
 _INCOMPATIBLE = re.compile(r"^# Table `\w+' is incompatible", re.MULTILINE)
+_APPENDED = re.compile(r"^-A (\S+)(?: (.*))?$", re.MULTILINE)
+_ASKED_MARK = re.compile(r"-m mark (! )?--mark 0x([0-9a-f]+)(?:/0x([0-9a-f]+))?")
 # The single-port match that -p PROTOCOL brings along; its words mean nothing by themselves.
 _PORT_MATCHES = frozenset(_PROTOCOL_NUMBERS.values())
 
@@ -73,10 +78,11 @@ def parse_chain(saved: str, chain_id: ChainId) -> Chain:
     rules = tuple(parse_rule(line[len(own) :], family) for line in lines if line.startswith(own))
     jump = f"-A {chain_id.hook} -j {name}"
     leads_in = re.compile(rf" -[jg] {re.escape(name)}$")
-    jumps = sum(line == jump for line in lines)
-    references = sum(1 for line in lines if leads_in.search(line)) - jumps
+    hook = [line for line in lines if line.startswith(f"-A {chain_id.hook} ")]
+    jumps = tuple(place for place, line in enumerate(hook, start=1) if line == jump)
+    references = sum(1 for line in lines if leads_in.search(line)) - len(jumps)
     exists = any(line.startswith(f":{name} ") for line in lines)
-    return Chain(exists, rules, jumps, references)
+    return Chain(exists, rules, len(jumps), references, jump_places=jumps, hook_length=len(hook))
 
 
 def marks_given(saved: str) -> set[int]:
@@ -92,12 +98,16 @@ def unreadable(family: str, table: str) -> str:
 
 def parse_rule(text: str, family: str) -> ChainRule:
     """One rule as iptables-save prints it, without "-A CHAIN ".  A rule that is not ours stays as text."""
-    words = [_ESCAPED.sub(r"\1", quoted) if quoted else word for quoted, word in _WORD.findall(text)]
+    words = _split(text)
     name = _option(words, "--comment")
     name = name[len(COMMENT) :] if name.startswith(COMMENT) else ""
     mark, mask = _mark(_option(words, "--set-xmark"))
     rule = _mark_rule(words, name, mark, mask, family) if name and mark else None
     return ChainRule(text, rule or text, name, mark)
+
+
+def _split(text: str) -> list[str]:
+    return [_ESCAPED.sub(r"\1", quoted) if quoted else word for quoted, word in _WORD.findall(text)]
 
 
 def _option(words: Sequence[str], option: str) -> str:
@@ -112,24 +122,34 @@ def _mark(value: str) -> tuple[int, int]:
 
 def _mark_rule(words: Sequence[str], name: str, mark: int, mask: int, family: str) -> MarkRule | None:
     """The rule as a value, or None if a word of it is not one that this collection writes."""
+    fields = _fields(words)
+    if not fields or fields.get("-j") != "MARK":
+        return None
+    try:
+        return _with_traffic(MarkRule(name, mark, EVERYWHERE[family], mask=mask), fields)
+    except ValueError:
+        return None
+
+
+def _fields(words: Sequence[str]) -> dict[str, str]:
+    """The options of a rule; none if one of them is not among those that this collection writes."""
     fields: dict[str, str] = {}
-    position = 0
-    while position < len(words):
-        word, value = words[position], words[position + 1] if position + 1 < len(words) else ""
+    for place in range(0, len(words), 2):
+        word, value = words[place], words[place + 1] if place + 1 < len(words) else ""
         if word in fields or not _expected(word, value):
-            return None
+            return {}
         if word != "-m":
             fields[word] = value
-        position += 2
-    if fields.get("-j") != "MARK" or {"--dport", "--dports"} <= fields.keys():
-        return None
+    return {} if {"--dport", "--dports"} <= fields.keys() else fields
+
+
+def _with_traffic(rule: MarkRule, fields: Mapping[str, str]) -> MarkRule:
+    """The rule with the traffic that options say. Raises ValueError for a mask with gaps, which is no network."""
     protocol = fields.get("-p", "")
     ports = fields.get("--dports") or fields.get("--dport") or ""
-    return MarkRule(
-        name=name,
-        mark=mark,
-        mask=mask,
-        destination=str(ip_network(fields.get("-d", EVERYWHERE[family]))),
+    return replace(
+        rule,
+        destination=str(ip_network(fields.get("-d", rule.destination))),
         protocol=_PROTOCOL_NUMBERS.get(protocol, protocol),
         ports=merge_ports(_port_range(item) for item in ports.split(",") if item),
         source=str(ip_network(fields["-s"])) if "-s" in fields else "",
@@ -141,6 +161,40 @@ def _expected(word: str, value: str) -> bool:
     if word == "-m":
         return value in ("multiport", "comment") or value in _PORT_MATCHES
     return word in ("-s", "-d", "-i", "-p", "--dports", "--dport", "--comment", "-j", "--set-xmark")
+
+
+def parse_table(saved: str, family: str) -> tuple[TableRule, ...]:
+    """Every rule of a table in the output of iptables-save -t TABLE, whoever wrote it."""
+    positions: Counter[str] = Counter()
+    found = []
+    for chain, text in _APPENDED.findall(saved):
+        positions[chain] += 1
+        found.append(_table_rule(chain, positions[chain], text, family))
+    return tuple(found)
+
+
+def _table_rule(chain: str, position: int, text: str, family: str) -> TableRule:
+    words = _split(text)
+    target = _option(words, "-j") or _option(words, "-g")
+    mark, mask = _mark(_option(words, "--set-xmark")) if target == "MARK" else (0, 0)
+    asked = _ASKED_MARK.search(text)
+    asks = (int(asked[2], 16), int(asked[3] or "ffffffff", 16), bool(asked[1])) if asked else (0, 0, False)
+    rule = MarkRule("", mark, EVERYWHERE[family], mask=mask)
+    try:
+        return TableRule(chain, position, text, target, _with_traffic(rule, _seen(words)), bool(_fields(words)), asks)
+    except ValueError:
+        return TableRule(chain, position, text, target, rule, False, asks)
+
+
+def _seen(words: Sequence[str]) -> dict[str, str]:
+    """What a rule may see: matches that are negated or unknown to us are left out, as they can only narrow it."""
+    fields: dict[str, str] = {}
+    for before, word, value in zip(("", *words), words, words[1:]):
+        if before not in ("!", "--comment") and word in ("-s", "-d", "-i", "-p", "--dport", "--dports"):
+            fields.setdefault(word, value)
+    if fields.get("-p") not in _PORT_MATCHES:
+        fields.pop("--dport", "")
+    return fields
 
 
 def _port_range(text: str) -> PortRange:
@@ -241,11 +295,30 @@ def edit_chain(chain_id: ChainId, before: Chain, after: Chain) -> ChainEdit | No
     kept = _kept(before.rules, after.rules)
     lines += [f"-D {chain} {rule.text}" for place, rule in enumerate(before.rules) if place not in kept]
     lines += _insertions(chain, after.rules, set(kept.values()))
-    jump = f"{chain_id.hook} -j {chain}"
-    lines += [f"-D {jump}"] * (before.jumps - after.jumps) + [f"-A {jump}"] * (after.jumps - before.jumps)
+    lines += _hook_lines(chain_id, before, after)
     if before.exists and not after.exists:
         lines.append(f"-X {chain}")
     return ChainEdit(chain_id, tuple(lines), after) if lines else None
+
+
+def _hook_lines(chain_id: ChainId, before: Chain, after: Chain) -> list[str]:
+    """What changes in the hook: strays that go or come back, and the jump, which comes last if it has no place.
+
+    Of several jumps the kernel deletes the first. Insertions are in the order of their places, each counted with those
+    before it. A place that is not there any more is the end: whoever took rules away meanwhile must not stop us.
+    """
+    hook, jump = chain_id.hook, f"-j {chain_id.name}"
+    removed = [stray.text for stray in before.strays if stray not in after.strays]
+    removed += [jump] * (before.jumps - after.jumps)
+    missing = max(after.jumps - before.jumps, 0)
+    inserted = [(stray.place, stray.text) for stray in after.strays if stray not in before.strays]
+    inserted += [(place, jump) for place in after.jump_places[:missing]]
+    end = before.hook_length - len(removed) + 1
+    return [
+        *(f"-D {hook} {text}" for text in removed),
+        *(f"-I {hook} {min(place, end + n)} {text}" for n, (place, text) in enumerate(sorted(inserted))),
+        *[f"-A {hook} {jump}"] * (missing - len(after.jump_places[:missing])),
+    ]
 
 
 def _kept(before: Sequence[ChainRule], after: Sequence[ChainRule]) -> dict[int, int]:
@@ -299,9 +372,10 @@ def _new_chain(line: str) -> str:
 
 def save_lines(chain_id: ChainId, content: Chain) -> list[str]:
     """Our part of the table in iptables-save form: rules as we would write them, others as they are."""
+    strays = [f"-A {chain_id.hook} {stray.text}" for stray in content.strays]
     if not content.exists:
-        return []
+        return strays
     name = chain_id.name
     rules = [render_rule(rule.meaning) if isinstance(rule.meaning, MarkRule) else rule.text for rule in content.rules]
     jumps = [f"-A {chain_id.hook} -j {name}"] * content.jumps
-    return [f":{name} - [0:0]", *jumps, *(f"-A {name} {rule}" for rule in rules)]
+    return [f":{name} - [0:0]", *strays, *jumps, *(f"-A {name} {rule}" for rule in rules)]

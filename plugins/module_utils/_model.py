@@ -78,6 +78,27 @@ class ChainRule:
 
 
 @dataclass(frozen=True)
+class TableRule:
+    """Any rule of a table, with what can be known of it.
+
+    seen is its traffic, with its mark and mask if it gives one; exact says whether it sees just that, or less for a
+    reason that we have no words for. asks is the mark that a packet must have, its mask, and whether it must not.
+    """
+
+    chain: str
+    position: int
+    text: str
+    target: str
+    seen: MarkRule
+    exact: bool
+    asks: tuple[int, int, bool] = (0, 0, False)
+
+    @property
+    def marks(self) -> bool:
+        return self.target == "MARK"
+
+
+@dataclass(frozen=True)
 class ChainId:
     """Which of our chains: its family, its table, the built-in chain that leads into it (the hook), and its name."""
 
@@ -88,22 +109,45 @@ class ChainId:
 
 
 @dataclass(frozen=True)
+class Stray:
+    """A MARK rule in the hook itself that does nothing but what declared ones do: adoption takes it over.
+
+    It stands at its place, from 1, perhaps behind our jump. obstacle is a rule between it and the jump because of which
+    it is not the same whether the mark is given here or there.
+    """
+
+    text: str
+    rule: MarkRule = field(compare=False)
+    place: int = field(compare=False)
+    behind: bool = field(default=False, compare=False)
+    obstacle: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
 class Chain:
     """One of our chains as it is in the kernel.
 
     jumps counts the unconditional jumps from its hook; references counts all other rules that lead into the chain
-    (while there are any, the kernel does not let go of the chain).
+    (while there are any, the kernel does not let go of the chain). strays are looked for only where they are adopted.
+    Where the jumps are, and how many rules the hook has, is how the chain was found, and not part of what it is.
     """
 
     exists: bool = False
     rules: tuple[ChainRule, ...] = ()
     jumps: int = 0
     references: int = 0
+    strays: tuple[Stray, ...] = ()
+    jump_places: tuple[int, ...] = field(default=(), compare=False)
+    hook_length: int = field(default=0, compare=False)
 
     def with_rules(self, rules: tuple[ChainRule, ...]) -> Chain:
-        """The chain as it should be with these rules: one jump if there are any, no remains if there are none."""
+        """The chain as it should be with these rules: one jump if there are any, no remains if there are none.
+
+        A jump that is not there yet takes the place that the last stray leaves: the order to the rules of others stays.
+        """
         if rules:
-            return replace(self, exists=True, rules=rules, jumps=1)
+            places = self.jump_places[-1:] or tuple(last.place - len(self.strays) + 1 for last in self.strays[-1:])
+            return replace(self, exists=True, rules=rules, jumps=1, jump_places=places)
         return replace(self, exists=self.references > 0, rules=(), jumps=0)
 
 

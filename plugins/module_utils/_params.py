@@ -252,8 +252,9 @@ def ftp_rules(
     """
     if not persistent:
         options.problem("persistence_timeout", "is needed for ftp: its two connections must meet the same real server")
-    if not any(rule.protocol == "tcp" and _has_port(rule, FTP_CONTROL_PORT) for rule in rules):
-        options.problem("traffic", f"has no tcp port {FTP_CONTROL_PORT}, the control connection of ftp")
+    for number, use in ((FTP_CONTROL_PORT, "the control connection"), (FTP_DATA_PORT, "active data connections")):
+        if not any(rule.protocol == "tcp" and _has_port(rule, number) for rule in rules):
+            options.problem("traffic", f"has no tcp port {number}, which ftp needs for {use}")
     masqueraded = [server for server in servers if server.forward_method == "masquerade"]
     found = []
     for family in sorted({family_of(server.address) for server in masqueraded}):

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from difflib import SequenceMatcher
-from typing import Iterable, Mapping, Sequence
+from typing import Iterable, Iterator, Mapping, Sequence
 
-from ._iptables import chain_rule, edit_chain, retired
+from ._errors import LvsError
+from ._foreign import obstacle_in_chain
+from ._iptables import COMMAND, chain_rule, edit_chain, parse_table, retired
 from ._model import (
     Chain,
     ChainEdit,
@@ -27,6 +29,7 @@ from ._model import (
     RealServerId,
     RouterState,
     ServiceId,
+    Stray,
     VirtualService,
 )
 
@@ -40,8 +43,8 @@ def virtual_services_target(current: RouterState, declared: Declaration, purge: 
     Whatever purge says, a declared service leaves nothing behind of what it was before, say under another mark.
     """
     if purge == "all":
-        chains = {key: chain.with_rules(declared_rules(declared, key)) for key, chain in current.chains.items()}
-        return RouterState(chains, declared.pools)
+        only = {key: chain.with_rules(declared_rules(declared, key)) for key, chain in current.chains.items()}
+        return RouterState(_without_strays(only), declared.pools)
     names = frozenset(declared.names) if purge == "none" else None
     chains = _chains_target(current, declared, names)
     still_given = {ServiceId(key.family, rule.mark) for key, chain in chains.items() for rule in chain.rules}
@@ -99,10 +102,39 @@ def _owned_ids(chains: Mapping[ChainId, Chain], names: frozenset[str] | None) ->
 
 
 def _chains_target(current: RouterState, declared: Declaration, names: frozenset[str] | None) -> dict[ChainId, Chain]:
+    return _without_strays(chains_with(current, declared, names))
+
+
+def chains_with(current: RouterState, declared: Declaration, names: frozenset[str] | None) -> dict[ChainId, Chain]:
+    """The chains with the declared rules in place of those of the names; strays are where they were."""
     return {
         key: chain.with_rules(_merged(chain.rules, declared_rules(declared, key), names))
         for key, chain in current.chains.items()
     }
+
+
+def _without_strays(chains: Mapping[ChainId, Chain]) -> dict[ChainId, Chain]:
+    """The chains with all strays taken over. Raises LvsError where that would change what happens to a packet."""
+    refused = [why for key, chain in chains.items() for why in refusals(key, chain)]
+    if refused:
+        raise LvsError("\n".join(refused))
+    return {key: replace(chain, strays=()) for key, chain in chains.items()}
+
+
+def refusals(chain_id: ChainId, chain: Chain) -> list[str]:
+    where = f"{COMMAND[chain_id.family]} -t {chain_id.table}: {chain_id.hook}"
+    return [f"{where} {stray.text} cannot be adopted: {why}" for stray, why in obstacles(chain_id, chain)]
+
+
+def obstacles(chain_id: ChainId, chain: Chain) -> Iterator[tuple[Stray, str]]:
+    """The strays that must stay, each with the reason: another rule that it may be before or behind, but not both."""
+    content = "".join(f"-A {chain_id.name} {rule.text}\n" for rule in chain.rules) if chain.strays else ""
+    rules = parse_table(content, chain_id.family)
+    for stray in chain.strays:
+        inside = obstacle_in_chain(stray, rules)
+        if stray.obstacle or inside:
+            which = f"{chain_id.hook} {stray.obstacle}" if stray.obstacle else f"{chain_id.name} {inside}"
+            yield stray, f"{which} may see the same packets, and the order counts"
 
 
 def _merged(

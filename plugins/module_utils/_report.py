@@ -23,6 +23,7 @@ from ._model import (
     RealServer,
     RouterState,
     ServiceId,
+    TableRule,
     VirtualService,
 )
 from ._params import marks, virtual_services
@@ -34,9 +35,27 @@ def rules(state: RouterState) -> list[dict[str, Any]]:
     """The MARK rules of ours, as iptables_mark takes them; without those it does not take, say for every protocol."""
     shapes = (
         {"name": rule.name, "mark": rule.mark, "mask": rule.mask, **traffic}
-        for rule, traffic in _traffic(_own_rules(state))
+        for rule, traffic in _traffic(own_rules(state))
     )
     return [shape for shape in shapes if _is_accepted(shape)]
+
+
+def foreign_rule(rule: TableRule, family: str) -> dict[str, Any]:
+    """A rule of somebody else; of a MARK rule also what it gives, and the traffic where we have words for it."""
+    shown = {"family": family, "chain": rule.chain, "position": rule.position, "rule": rule.text, "target": rule.target}
+    if not rule.marks:
+        return shown
+    traffic = _shape(rule.seen) if expressible(rule) else {}
+    return {**shown, "mark": rule.seen.mark, "mask": rule.seen.mask, **traffic}
+
+
+def expressible(rule: TableRule) -> bool:
+    """Whether the options of this collection can say which packets a rule sees."""
+    return rule.exact and _is_accepted({"name": "any", "mark": 1, **_shape(rule.seen)})
+
+
+def _shape(rule: MarkRule) -> dict[str, Any]:
+    return next(traffic for _rule, traffic in _traffic([rule]))
 
 
 def _is_accepted(rule: dict[str, Any]) -> bool:
@@ -62,7 +81,7 @@ def ipvs_services(state: RouterState) -> list[dict[str, Any]]:
 def services(state: RouterState) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The virtual services that lvs_service could have made, as it takes them; and problems with the others of ours."""
     by_name: dict[str, list[MarkRule]] = {}
-    for rule in _own_rules(state):
+    for rule in own_rules(state):
         by_name.setdefault(rule.name, []).append(rule)
     users = Counter(mark for own in by_name.values() for mark in {rule.mark for rule in own})
     found, problems = [], []
@@ -70,7 +89,7 @@ def services(state: RouterState) -> tuple[list[dict[str, Any]], list[dict[str, A
         own = by_name[name]
         pools = [state.pools[key] for key in _ids(own) if key in state.pools]
         snat_rules = _snat_rules(state, name)
-        service = _virtual_service(name, own, pools)
+        service = virtual_service(name, own, pools)
         if snat_rules:
             service["helper"] = "ftp"
         if users[own[0].mark] == 1 and _reproduces(service, own, snat_rules, pools):
@@ -86,7 +105,7 @@ def _names(state: RouterState) -> list[str]:
     found: list[str] = []
     for family in FAMILIES:
         before, found = found, []
-        for name in dict.fromkeys(rule.name for rule in _own_rules(state) if rule.family == family):
+        for name in dict.fromkeys(rule.name for rule in own_rules(state) if rule.family == family):
             if name in before:
                 place = before.index(name) + 1
                 found += before[:place]
@@ -114,7 +133,8 @@ def _reproduces(
     return declared.rules == tuple(own) and snat_declared == snat_rules and dict(declared.pools) == wanted
 
 
-def _own_rules(state: RouterState) -> list[MarkRule]:
+def own_rules(state: RouterState) -> list[MarkRule]:
+    """The MARK rules of ours, without those that this collection would not write."""
     rules = (rule for chain in state.chains.values() for rule in chain.rules)
     return [rule.meaning for rule in rules if isinstance(rule.meaning, MarkRule)]
 
@@ -125,7 +145,8 @@ def _snat_rules(state: RouterState, name: str) -> list[str]:
     return [rule.text for chain in chains for rule in chain.rules if rule.name == name]
 
 
-def _virtual_service(name: str, own: Sequence[MarkRule], pools: Sequence[Pool]) -> dict[str, Any]:
+def virtual_service(name: str, own: Sequence[MarkRule], pools: Sequence[Pool]) -> dict[str, Any]:
+    """Rules of one mark and their IPVS services as one item of lvs_service."""
     return {
         "name": name,
         "fwmark": own[0].mark,
@@ -216,7 +237,7 @@ def single_destinations(state: RouterState) -> list[tuple[str, int]]:
     """The addresses that packets of ours go to, each with the mark it gets; networks are left out."""
     single = {
         (rule.destination.partition("/")[0], rule.mark)
-        for rule in _own_rules(state)
+        for rule in own_rules(state)
         if ip_network(rule.destination).num_addresses == 1
     }
     return sorted(single)
@@ -237,7 +258,7 @@ def unreadable(family: str, why: str) -> dict[str, Any]:
 
 
 def _lone_marks(state: RouterState) -> list[dict[str, Any]]:
-    owners = {ServiceId(rule.family, rule.mark): rule.name for rule in _own_rules(state) if rule.mask == FULL_MASK}
+    owners = {ServiceId(rule.family, rule.mark): rule.name for rule in own_rules(state) if rule.mask == FULL_MASK}
     return [
         _problem("mark_without_service", f"{name}: mark {key.fwmark} has no IPVS service in {key.family}",
                  name=name, fwmark=key.fwmark, family=key.family)

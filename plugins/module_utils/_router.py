@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 from contextlib import suppress
+from dataclasses import replace
 from ipaddress import ip_address
 from types import TracebackType
 from typing import Any, Collection, Iterable, Iterator, List, Sequence, Tuple
@@ -15,7 +16,8 @@ from . import _host as host
 from . import _ipvsadm as ipvsadm
 from . import _wire as wire
 from ._errors import KernelError, LvsError, ParseError, ToolError
-from ._iptables import COMMAND, parse_chain, transaction, unreadable
+from ._foreign import strays
+from ._iptables import COMMAND, parse_chain, parse_table, transaction, unreadable
 from ._model import (
     IPV4,
     IPV6,
@@ -23,6 +25,7 @@ from ._model import (
     ChainEdit,
     ChainId,
     IpvsOperation,
+    MarkRule,
     Operation,
     Pool,
     RouterState,
@@ -45,11 +48,19 @@ class Router:
     """Chains and the IPVS table of the machine we run on, each only if asked for. Use it in a with statement.
 
     if_readable: more chains; they are left out of the state where iptables cannot print their table.
+    adopting: the declared rules for which strays are looked for.
     """
 
-    def __init__(self, chains: Collection[ChainId], ipvs: bool, if_readable: Collection[ChainId] = ()) -> None:
+    def __init__(
+        self,
+        chains: Collection[ChainId],
+        ipvs: bool,
+        if_readable: Collection[ChainId] = (),
+        adopting: Collection[MarkRule] = (),
+    ) -> None:
         self._chains = chains
         self._if_readable = if_readable
+        self._adopting = adopting
         self._ipvs = ipvs
         self._netlink = NetlinkSocket()
 
@@ -67,7 +78,7 @@ class Router:
         for chain_id in self._if_readable:
             with suppress(ParseError):
                 chains[chain_id] = read_chain(chain_id)
-        chains.update((chain_id, read_chain(chain_id)) for chain_id in self._chains)
+        chains.update((chain_id, read_chain(chain_id, self._adopting)) for chain_id in self._chains)
         return RouterState(chains, pools_of(self.entries()) if self._ipvs else {})
 
     def entries(self) -> list[Entry]:
@@ -154,8 +165,12 @@ def _pool(found: wire.Attributes, real_servers: Sequence[wire.Attributes]) -> Po
     return Pool(service, {server.id: server for server in servers})
 
 
-def read_chain(chain_id: ChainId) -> Chain:
-    return parse_chain(saved_table(chain_id.family, chain_id.table), chain_id)
+def read_chain(chain_id: ChainId, adopting: Collection[MarkRule] = ()) -> Chain:
+    saved = saved_table(chain_id.family, chain_id.table)
+    chain = parse_chain(saved, chain_id)
+    if not adopting:
+        return chain
+    return replace(chain, strays=strays(parse_table(saved, chain_id.family), chain_id, adopting))
 
 
 def saved_table(family: str, table: str) -> str:
@@ -164,8 +179,7 @@ def saved_table(family: str, table: str) -> str:
     Merely reading a table through iptables-legacy loads it into the kernel, so one that is not listed is not read.
     """
     tool = f"{COMMAND[family]}-save"
-    path = host.installed(tool)
-    if not path or ("nft" not in path and table not in host.read_text(_LEGACY_TABLES[family]).split()):
+    if not _exists(family, table):
         return ""
     status, output, said = host.attempt([tool, "-t", table])
     if status == _UNREADABLE_STATUS:
@@ -173,6 +187,20 @@ def saved_table(family: str, table: str) -> str:
     if status:
         raise ToolError([tool, "-t", table], status, said or output)
     return output
+
+
+def saved_ruleset(family: str) -> str:
+    """All tables that there are, as far as iptables-save prints them: it stops where it meets a native nft rule."""
+    return host.attempt([f"{COMMAND[family]}-save"])[1] if _exists(family) else ""
+
+
+def _exists(family: str, table: str = "") -> bool:
+    """Whether there is a table to be read, any at all if none is named."""
+    path = host.installed(f"{COMMAND[family]}-save")
+    if not path or "nft" in path:
+        return bool(path)
+    loaded = host.read_text(_LEGACY_TABLES[family]).split()
+    return table in loaded if table else bool(loaded)
 
 
 def counters_of(entries: Sequence[Entry]) -> list[dict[str, Any]]:

@@ -80,6 +80,12 @@ options:
     description: Whether to remove, with O(state=present), the rules of other names, too.
     type: bool
     default: false
+  adopt:
+    description:
+      - Whether to take over, with O(state=present), MARK rules that somebody put into C(PREROUTING) by hand and that do
+        nothing but what the declared ones do, as O(lvs.fleet.lvs_service#module:adopt) says.
+    type: bool
+    default: false
 author:
   - lvs.fleet contributors (@lvs-fleet)
 seealso:
@@ -133,6 +139,7 @@ def main() -> None:
             "chain": {"default": DEFAULT_CHAIN},
             "state": {"choices": ["present", "absent"], "default": "present"},
             "purge": {"type": "bool", "default": False},
+            "adopt": {"type": "bool", "default": False},
             "lock_timeout": {"type": "int", "default": 30},
         },
         supports_check_mode=True,
@@ -146,7 +153,8 @@ def main() -> None:
 
     try:
         declared = marks(module.params["rules"], absent=absent)
-        with Router(mark_chains(chain_of(module.params["chain"])), ipvs=False) as router:
+        adopting = declared.rules if module.params["adopt"] and not absent else ()
+        with Router(mark_chains(chain_of(module.params["chain"])), ipvs=False, adopting=adopting) as router:
             outcome = converge(router, target, module.check_mode, module.params["lock_timeout"])
     except (LvsError, OSError) as error:
         module.fail_json(msg=str(error))

@@ -116,11 +116,75 @@ daemons:
   elements: dict
   sample:
     - {state: master, interface: eth0, sync_id: 10, sync_maxlen: 1472, group: 224.0.0.81, port: 8848, ttl: 1}
+foreign_rules:
+  description:
+    - Every rule of table C(mangle) but those in our chain and our jump, in the words of C(iptables-save).
+    - MARK rules have C(mark) and C(mask) as well, and their traffic in the shape of RV(rules) where the options of
+      this collection can say it.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - {family: ipv4, chain: PREROUTING, position: 1, rule: "-p tcp -j DOCKER-MARK", target: DOCKER-MARK}
+    - family: ipv4
+      chain: PREROUTING
+      position: 2
+      rule: "-d 192.0.2.10/32 -p tcp -m tcp --dport 80 -j MARK --set-xmark 0x50/0xffffffff"
+      target: MARK
+      mark: 80
+      mask: 4294967295
+      destination: [192.0.2.10]
+      protocol: [tcp]
+      ports: [80]
+policy_rules:
+  description: Routing rules (C(ip rule)) that look at a packet's mark; with C(inverted) they ask for all others.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - {family: ipv4, priority: 100, fwmark: 80, mask: 4294967295, table: "100"}
+controllers:
+  description: Other programs in this network namespace that manage IPVS. Each is named once, with its first process.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - {name: keepalived, pid: 612}
+firewalls:
+  description: Who else has rules here, by the names of chains in all tables, or by a process. Best effort.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - {name: docker, evidence: chain DOCKER of ipv4 table nat}
+adoptable:
+  description:
+    - What to declare, as O(lvs.fleet.lvs_service#module:services) takes it, so that with
+      O(lvs.fleet.lvs_service#module:adopt) nothing changes for any packet.
+    - These are RV(services), and those made by hand, with a mark that MARK rules in C(PREROUTING) give.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - name: fwmark-80
+      fwmark: 80
+      traffic:
+        - {destination: [192.0.2.10], protocol: [tcp], ports: [80, 443]}
+      scheduler: wlc
+      real_servers:
+        - {address: 10.0.0.11, weight: 1, forward_method: direct}
+not_adoptable:
+  description: What RV(adoptable) leaves out, and why.
+  returned: success
+  type: list
+  elements: str
+  sample:
+    - "mark 90: real server 10.0.0.12 has the port 8080"
 problems:
   description:
     - What does not fit together, each with a C(kind), a C(message), and what it is about.
     - Kinds are C(mark_without_service), C(service_without_mark), C(vip_not_local), C(jump), C(foreign_rule),
-      C(not_declarable) and C(unreadable).
+      C(not_declarable), C(unreadable), C(overridden), C(connmark), C(policy_rule), C(controller) and C(duplicate).
   returned: success
   type: list
   elements: dict
@@ -132,55 +196,95 @@ problems:
 """
 
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.lvs.fleet.plugins.module_utils import _adopt as adoption
+from ansible_collections.lvs.fleet.plugins.module_utils import _conflicts as conflict
 from ansible_collections.lvs.fleet.plugins.module_utils import _report as report
+from ansible_collections.lvs.fleet.plugins.module_utils import _surroundings as surroundings
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError, ParseError
+from ansible_collections.lvs.fleet.plugins.module_utils._foreign import foreign_rules
 from ansible_collections.lvs.fleet.plugins.module_utils._iptables import (
     mark_chains,
     marks_given,
     parse_chain,
+    parse_table,
     snat_chains,
 )
-from ansible_collections.lvs.fleet.plugins.module_utils._model import Chain, ChainId, RouterState
+from ansible_collections.lvs.fleet.plugins.module_utils._model import FAMILIES, Chain, ChainId, RouterState, TableRule
 from ansible_collections.lvs.fleet.plugins.module_utils._router import (
     Router,
     counters_of,
     local_addresses,
     pools_of,
     read_chain,
+    saved_ruleset,
     saved_table,
 )
 
 
-def read_chains() -> tuple[dict[ChainId, Chain], dict[str, set[int]], list[dict[str, Any]]]:
-    """Our chains, the marks that any rule gives by family, and a problem for each table mangle that cannot be read."""
-    chains: dict[ChainId, Chain] = {}
-    given, problems = {}, []
+@dataclass
+class Rules:
+    """What iptables tells, by chain and family; problems has one for each table mangle that cannot be read."""
+
+    chains: dict[ChainId, Chain] = field(default_factory=dict)
+    tables: dict[ChainId, tuple[TableRule, ...]] = field(default_factory=dict)
+    given: dict[str, set[int]] = field(default_factory=dict)
+    problems: list[dict[str, Any]] = field(default_factory=list)
+
+
+def read_rules() -> Rules:
+    found = Rules()
     for chain_id in mark_chains():
         try:
             saved = saved_table(chain_id.family, chain_id.table)
-            chains[chain_id] = parse_chain(saved, chain_id)
-            given[chain_id.family] = marks_given(saved)
+            found.chains[chain_id] = parse_chain(saved, chain_id)
+            found.tables[chain_id] = parse_table(saved, chain_id.family)
+            found.given[chain_id.family] = marks_given(saved)
         except ParseError as error:
-            problems.append(report.unreadable(chain_id.family, str(error)))
+            found.problems.append(report.unreadable(chain_id.family, str(error)))
     for chain_id in snat_chains():
         with suppress(ParseError):
-            chains[chain_id] = read_chain(chain_id)
-    return chains, given, problems
+            found.chains[chain_id] = read_chain(chain_id)
+    return found
+
+
+def foreign(rules: Rules) -> list[dict[str, Any]]:
+    return [
+        report.foreign_rule(rule, key.family)
+        for key, table in rules.tables.items()
+        for rule in foreign_rules(table, key)
+    ]
+
+
+def conflicts(state: RouterState, rules: Rules, policies: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What gets in the way of our rules."""
+    own = report.own_rules(state)
+    found = [
+        problem
+        for key, table in rules.tables.items()
+        for problem in conflict.rule_problems(table, key, [rule for rule in own if rule.family == key.family])
+    ]
+    caught = conflict.catching(policies, own)
+    local = surroundings.local_routes({(mine.family, policy["table"]) for policy, mine in caught})
+    return [*found, *conflict.policy_problems(caught, local)]
 
 
 def survey() -> dict[str, Any]:
     with Router((), ipvs=True) as router:
         entries = router.entries()
         timeouts, daemons = router.timeouts(), router.daemons()
-    chains, given, unreadable = read_chains()
-    state = RouterState(chains, pools_of(entries))
+    rules = read_rules()
+    state = RouterState(rules.chains, pools_of(entries))
     services, undeclarable = report.services(state)
     destinations = report.single_destinations(state)
     not_local = report.not_local(destinations, local_addresses(destinations))
+    policies = surroundings.policy_rules()
+    controllers, daemon = surroundings.programs()
+    adoptable, not_adoptable = adoption.adoptable(state, rules.tables, services)
     return {
         "services": services,
         "rules": report.rules(state),
@@ -188,7 +292,20 @@ def survey() -> dict[str, Any]:
         "counters": counters_of(entries),
         "timeouts": timeouts,
         "daemons": daemons,
-        "problems": [*unreadable, *report.problems(state, given), *undeclarable, *not_local],
+        "foreign_rules": foreign(rules),
+        "policy_rules": policies,
+        "controllers": controllers,
+        "firewalls": [*daemon, *conflict.firewalls({family: saved_ruleset(family) for family in FAMILIES})],
+        "adoptable": adoptable,
+        "not_adoptable": not_adoptable,
+        "problems": [
+            *rules.problems,
+            *report.problems(state, rules.given),
+            *undeclarable,
+            *not_local,
+            *conflicts(state, rules, policies),
+            *conflict.controller_problems(controllers),
+        ],
     }
 
 

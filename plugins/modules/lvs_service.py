@@ -120,8 +120,8 @@ options:
         description:
           - What the protocol needs beside the mark. V(ftp) is for FTP, whose control connection names the address and
             port of a data connection.
-          - It demands tcp port 21 among the ports and a O(services[].persistence_timeout), whatever the forwarding
-            method. The passive ports of the real servers belong to the ports as well, for instance V(10000:10100).
+          - It demands the tcp ports 20 and 21 among the ports and a O(services[].persistence_timeout), whatever the
+            forwarding method. The passive ports of the real servers belong there as well, for instance V(10000:10100).
           - With masquerading it needs exactly one destination address of a family. The data connections of active FTP
             then come from that address, by a rule for each real server in the chain C(LVS-SNAT) of table C(nat), which
             is entered by one jump from C(POSTROUTING). These rules also make the kernel track connections. Without that
@@ -187,6 +187,18 @@ options:
     type: str
     choices: [none, owned, all]
     default: owned
+  adopt:
+    description:
+      - Whether to take over, with O(state=present), MARK rules that somebody put into C(PREROUTING) by hand and that do
+        nothing but what the declared ones do. They are deleted in the transaction that makes ours.
+      - A rule is taken over if the declared rules of its mark see every packet that it sees. Its comment does not
+        matter.
+      - If our jump is not there yet, it comes to the place of the last such rule.
+      - If another rule between such a rule and our jump may see the same packets, and may change their mark or end the
+        chain, the module fails before it changes anything, and its message names both rules.
+      - The IPVS half needs no adoption. A service by a declared mark is edited in place, whoever made it.
+    type: bool
+    default: false
 author:
   - lvs.fleet contributors (@lvs-fleet)
 seealso:
@@ -209,6 +221,11 @@ EXAMPLES = r"""
         real_servers:
           - {address: 10.0.0.11, weight: 10}
           - {address: 10.0.0.12, weight: 10}
+
+- name: Take the rules and the service over that somebody made by hand
+  lvs.fleet.lvs_service:
+    services: "{{ lvs_services }}"
+    adopt: true
 
 - name: Take a service away, and leave the others alone
   lvs.fleet.lvs_service:
@@ -240,11 +257,12 @@ from ansible_collections.lvs.fleet.plugins.module_utils._plan import virtual_ser
 from ansible_collections.lvs.fleet.plugins.module_utils._router import Router
 
 
-def router_for(declared: Declaration) -> Router:
+def router_for(declared: Declaration, adopt: bool) -> Router:
     """The router with table nat, which only FTP needs: where it is not readable, the others must go on."""
+    adopting = declared.rules if adopt else ()
     if declared.snat_rules:
-        return Router((*snat_chains(), *mark_chains()), ipvs=True)
-    return Router(mark_chains(), ipvs=True, if_readable=snat_chains())
+        return Router((*snat_chains(), *mark_chains()), ipvs=True, adopting=adopting)
+    return Router(mark_chains(), ipvs=True, if_readable=snat_chains(), adopting=adopting)
 
 
 def main() -> None:
@@ -253,6 +271,7 @@ def main() -> None:
             "services": {"type": "list", "elements": "dict", "required": True},
             "state": {"choices": ["present", "absent"], "default": "present"},
             "purge": {"choices": ["none", "owned", "all"], "default": "owned"},
+            "adopt": {"type": "bool", "default": False},
             "lock_timeout": {"type": "int", "default": 30},
         },
         supports_check_mode=True,
@@ -266,7 +285,7 @@ def main() -> None:
 
     try:
         declared = virtual_services(module.params["services"], absent=absent)
-        with router_for(declared) as router:
+        with router_for(declared, module.params["adopt"] and not absent) as router:
             outcome = converge(router, target, module.check_mode, module.params["lock_timeout"])
     except (LvsError, OSError) as error:
         module.fail_json(msg=str(error))

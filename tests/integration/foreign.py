@@ -104,6 +104,27 @@ SERVICES = """
 """
 
 
+def large_rules(family: str) -> str:
+    """Some thousand rules in four tables, as container platforms and intrusion prevention make them."""
+    address = "203.0.{}.{}" if family == "ipv4" else "2001:db8:f:{}::{}"
+    hosts = [address.format(number // 200, number % 200 + 1) for number in range(1000)]
+    services = [f"KUBE-SVC-{number:04X}" for number in range(200)]
+    back = '-m comment --comment "ns/app:http \\"x\\"" -m statistic --mode random --probability 0.50000000000'
+    lines = ["*raw", *(f"-A PREROUTING -d {host} -p udp -m udp --dport 53 -j CT --notrack" for host in hosts[:300])]
+    lines += ["COMMIT", "*mangle", ":cali-fh - [0:0]", "-A PREROUTING -j CONNMARK --restore-mark --nfmask 0xff0000"]
+    lines += [
+        f"-A PREROUTING -d {host} -p tcp --dport 80 -j MARK --set-xmark 0x{n + 1:x}" for n, host in enumerate(hosts)
+    ]
+    lines += [f"-A cali-fh -s {host} -j MARK --set-xmark 0x10000/0xff0000" for host in hosts[:300]]
+    lines += ["COMMIT", "*nat", ":DOCKER - [0:0]", ":KUBE-SERVICES - [0:0]", *(f":{name} - [0:0]" for name in services)]
+    lines += [f"-A KUBE-SERVICES -d {host} -p tcp -j {name}" for host, name in zip(hosts, services, strict=False)]
+    lines += [f"-A {name} {back} -j MARK --set-xmark 0x4000/0x4000" for name in services]
+    lines += [f"-A DOCKER ! -i docker0 -d {host} -p tcp --dport 80 -j REDIRECT --to-ports 8080" for host in hosts]
+    lines += ["COMMIT", "*filter", ":f2b-sshd - [0:0]", ":DOCKER-USER - [0:0]", "-A FORWARD -j DOCKER-USER"]
+    lines += [f"-A f2b-sshd -s {host} -j REJECT" for host in hosts]
+    return "\n".join([*lines, "COMMIT", ""])
+
+
 def settle_rules(router: Router) -> None:
     """Other people's rules in every table of both families, and in our chain."""
     for family, command in IPTABLES.items():

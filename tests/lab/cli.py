@@ -63,6 +63,12 @@ def _add_fleet(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         choices=range(len(SERVERS) + 1),
         help="how many of the real servers are machines of their own (default: %(default)s)",
     )
+    up.add_argument(
+        "--kernel",
+        choices=("uml", "debian"),
+        default="uml",
+        help="what routers run on: user-mode-linux (default), or Debian's kernel in an emulator, with iptables on nft",
+    )
     up.add_argument("--mem", default="256M", help="memory of each machine (default: %(default)s)")
     up.add_argument("--inventory", type=Path, metavar="FILE", help="write the Ansible inventory there")
     up.set_defaults(action=_up)
@@ -93,7 +99,7 @@ def _add_fleet(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 def _up(options: argparse.Namespace) -> int:
     machines = [*ROUTERS[: options.routers], *SERVERS[: options.server_machines]]
-    return fleet.up(machines, options.mem, options.inventory)
+    return fleet.up(machines, options.mem, options.kernel == "debian", options.inventory)
 
 
 def _execute(options: argparse.Namespace) -> int:

@@ -36,7 +36,7 @@ def step(text: str) -> Iterator[None]:
     say(f"{text} ({time.monotonic() - start:.1f} s)")
 
 
-def run(*command: str | Path, env: dict[str, str] | None = None, stdin: str = "") -> str:
+def run(*command: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None, stdin: str = "") -> str:
     """Run a helper program and return its output; its messages become the error when it fails."""
     result = subprocess.run(
         [str(word) for word in command],
@@ -45,11 +45,17 @@ def run(*command: str | Path, env: dict[str, str] | None = None, stdin: str = ""
         capture_output=True,
         text=True,
         env=os.environ | (env or {}),
+        cwd=cwd,
     )
     if result.returncode:
         words = " ".join(str(word) for word in command)
         raise LabError(f"{words}: exit status {result.returncode}\n{result.stdout}{result.stderr}".rstrip())
     return result.stdout
+
+
+def make_disk(tree: Path, disk: Path, size: str) -> None:
+    """Make a disk image that holds a tree of files."""
+    run("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-d", tree, disk, size)
 
 
 def last_lines(path: Path, count: int = 40) -> str:

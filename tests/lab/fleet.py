@@ -18,18 +18,20 @@ import network
 import packages
 from common import BUILD, LAB, LabError, last_lines, run, step
 from image import Image, get_image
+from kernel import Kernel, get_kernel
 from machine import FOLDERS, SOCKETS, SSH, STATE, Machine
 from network import LAN, ROUTERS, SERVERS, bare, inside, lan_addresses
 
 
-def up(names: list[str], memory: str, inventory_file: Path | None) -> int:
+def up(names: list[str], memory: str, emulate_routers: bool, inventory_file: Path | None) -> int:
     """Start a fleet of these machines with fresh disks, in place of any that this checkout has running."""
-    packages.ensure(packages.FLEET)
+    packages.ensure(packages.FLEET + (packages.EMULATOR if emulate_routers else ()))
     image = get_image()
+    router_kernel = get_kernel() if emulate_routers else None
     with _locked(), step(f"the fleet is up, its machines: {' '.join(names)}"):
         _clean()
         try:
-            _start([Machine(name) for name in names], image, memory)
+            _start([Machine(name) for name in names], image, memory, router_kernel)
         except BaseException:
             _clean()
             raise
@@ -125,18 +127,21 @@ def _clean() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(machines: list[Machine], image: Image, memory: str) -> None:
+def _start(machines: list[Machine], image: Image, memory: str, router_kernel: Kernel | None) -> None:
     STATE.mkdir()
     SOCKETS.mkdir(mode=0o700)
     _write_ssh_files(machines, image)
     names = [machine.name for machine in machines]
     servers = [server for server in SERVERS if server not in names]
     network.make_network(names, servers)
-    kernels = [machine.start(image, memory) for machine in machines]
+    kernels = [router_kernel if name in ROUTERS else None for name in names]
+    processes = [machine.start(image, memory, kernel) for machine, kernel in zip(machines, kernels, strict=True)]
     for server in servers:
         _start_server(server, image)
-    for machine, kernel in zip(machines, kernels, strict=True):
-        machine.wait_for_boot(kernel=kernel)
+    for machine, kernel, process in zip(machines, kernels, processes, strict=True):
+        machine.wait_for_boot(process=process)
+        if kernel:
+            machine.choose_nft()
     for server in SERVERS:
         _wait_for_server(server)
 

@@ -4,25 +4,23 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import packages
-from common import LAB, run, say, step
+from cache import cached
+from common import LAB, make_disk, run, say, step
 
 MACHINE_ROOT = LAB / "machine-root"
 SERVER = LAB / "server.py"
 SERVER_FOLDER = Path("usr/local/lib/lab")
-UNUSED_AFTER = 24 * 3600
 IMAGE_SIZE = "1200M"
 PACKAGES = (
     *("systemd", "systemd-sysv", "kmod", "procps", "iproute2", "iptables", "ipvsadm"),
-    *("openssh-server", "python3", "python3-apt", "dbus", "iptables-persistent", "vsftpd"),
+    *("openssh-server", "python3", "python3-apt", "dbus", "iptables-persistent", "nftables", "vsftpd"),
 )
 # Everything a machine of the lab can do without; what is left starts in half of the time.
 MASKED_UNITS = (
@@ -70,16 +68,7 @@ class Image:
 
 def get_image() -> Image:
     """Return the image for the present inputs, building it when the cache has none."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lvs-fleet"
-    cache.mkdir(parents=True, exist_ok=True)
-    folder = cache / f"image-{_key()}"
-    with (cache / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            _build(folder)
-        os.utime(folder)
-        _remove_unused(cache)
-    return Image(folder)
+    return Image(cached(f"image-{_key()}", lambda folder: _build(Image(folder))))
 
 
 def _key() -> str:
@@ -95,30 +84,17 @@ def _own_files() -> list[Path]:
     return sorted(path for path in MACHINE_ROOT.rglob("*") if path.is_file())
 
 
-def _remove_unused(cache: Path) -> None:
-    """Remove images that no run has asked for lately; a newer one may be in use by another checkout's fleet."""
-    for folder in cache.glob("*-*"):
-        if time.time() - folder.stat().st_mtime > UNUSED_AFTER:
-            shutil.rmtree(folder)
-
-
-def _build(folder: Path) -> None:
-    """Build the image under another name, so that a folder of the right name is always whole."""
+def _build(image: Image) -> None:
     say("building the machines' image, once: about a minute")
-    # Only the holder of the lock comes here, so what is there already is left from a killed run.
-    partial = folder.with_name("building")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(mode=0o700)
-    image, tree = Image(partial), partial / "tree"
+    tree = image.folder / "tree"
     with step("installed Debian"):
         _install_debian(tree)
     with step("made the image"):
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lvs.fleet lab", "-f", image.ssh_key)
         _make_certificate(image.certificate)
         _configure(tree, image)
-        run("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-d", tree, image.disk, IMAGE_SIZE)
+        make_disk(tree, image.disk, IMAGE_SIZE)
         shutil.rmtree(tree)
-    partial.rename(folder)
 
 
 def _install_debian(tree: Path) -> None:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import network
-from common import BUILD, LAB, LabError, last_lines
+from common import BUILD, LAB, LabError, last_lines, run
 from image import Image
-from network import LAN, bare, inside, lan_addresses
+from kernel import Kernel
+from network import LAN, LAN_HOSTS, bare, inside, lan_addresses
 
 STATE = BUILD / "fleet"
 FOLDERS = STATE / "machines"
@@ -26,7 +27,7 @@ BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 @dataclass(frozen=True)
 class Machine:
-    """A user-mode-linux machine with a disk of its own."""
+    """A machine with a disk of its own, on user-mode-linux or on Debian's kernel in an emulator."""
 
     name: str
 
@@ -45,28 +46,63 @@ class Machine:
         """What its kernel and its services wrote to the console."""
         return self.folder / "console"
 
-    def start(self, image: Image, memory: str) -> subprocess.Popen[bytes]:
-        """Start the machine; it keeps running when this tool ends."""
+    def start(self, image: Image, memory: str, kernel: Kernel | None) -> subprocess.Popen[bytes]:
+        """Start the machine, emulated if it has a kernel of its own; it keeps running when this tool ends."""
         self.folder.mkdir(parents=True)
-        number = network.LAN_HOSTS[self.name]
-        words = [
-            *(f"mem={memory}", f"umid={self.name}", f"uml_dir={SOCKETS}/"),
-            *(f"ubd0={self.folder}/disk.cow,{image.disk}", "root=/dev/ubda", "rootfstype=ext4", "rw"),
-            f"vec0:transport=tap,ifname={self.name},depth=64,gro=1,mac=02:00:00:00:00:{number:02x}",
-            *(f"lab.address={address}" for address in lan_addresses(self.name)),
-            *(f"lab.gateway={gateway}" for gateway in network.GATEWAY),
-            *(f"systemd.hostname={self.name}", f"systemd.machine_id={number:032x}"),
-            *("con=null", "con0=null,fd:1", "ssl=null", "quiet", "random.trust_cpu=on", "net.ifnames=0"),
-        ]
+        words = self._emulator(image, memory, kernel) if kernel else self._user_mode(image, memory)
         with self.console.open("ab") as log:
             return subprocess.Popen(
-                inside(LAN, LAB / "machine.sh", *words),
+                inside(LAN, *words),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 env={"PATH": os.environ["PATH"], "HOME": str(SOCKETS)},
             )
+
+    def _user_mode(self, image: Image, memory: str) -> list[str]:
+        """Return the command line of a user-mode-linux machine."""
+        return [
+            *(str(LAB / "machine.sh"), f"mem={memory}", f"umid={self.name}", f"uml_dir={SOCKETS}/"),
+            f"ubd0={self.folder}/disk.cow,{image.disk}",
+            f"vec0:transport=tap,ifname={self.name},depth=64,gro=1,mac={self._mac}",
+            *("con=null", "con0=null,fd:1", "ssl=null", "root=/dev/ubda"),
+            *self._kernel_words(),
+        ]
+
+    def _emulator(self, image: Image, memory: str, kernel: Kernel) -> list[str]:
+        """Return the command line of an emulated machine."""
+        append = ["console=ttyS0", "mitigations=off", "root=/dev/nvme0n1", *self._kernel_words()]
+        # A snapshot writes to a nameless file, and lives through reboots. User-mode-linux locks the base of its disks.
+        drive = "if=none,format=raw,snapshot=on,file.locking=off"
+        return [
+            # The translated code would take a gigabyte if it could.
+            *("qemu-system-x86_64", "-accel", "tcg,tb-size=128", "-m", memory),
+            *("-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"),
+            *("-kernel", str(kernel.program), "-append", " ".join(append)),
+            *("-drive", f"id=root,file={image.disk},{drive}", "-drive", f"id=modules,file={kernel.modules},{drive}"),
+            *("-device", "nvme,id=disks,serial=lab"),
+            *("-device", "nvme-ns,bus=disks,drive=root", "-device", "nvme-ns,bus=disks,drive=modules"),
+            *("-netdev", f"tap,id=lan,ifname={self.name},script=no,downscript=no"),
+            *("-device", f"virtio-net-pci,netdev=lan,mac={self._mac},romfile="),
+        ]
+
+    def _kernel_words(self) -> list[str]:
+        """Return what every kernel is told, and through it the machine's own lab-network and systemd."""
+        return [
+            *("rootfstype=ext4", "rw", "quiet", "random.trust_cpu=on", "net.ifnames=0"),
+            *(f"lab.address={address}" for address in lan_addresses(self.name)),
+            *(f"lab.gateway={gateway}" for gateway in network.GATEWAY),
+            *(f"systemd.hostname={self.name}", f"systemd.machine_id={LAN_HOSTS[self.name]:032x}"),
+        ]
+
+    @property
+    def _mac(self) -> str:
+        return f"02:00:00:00:00:{LAN_HOSTS[self.name]:02x}"
+
+    def choose_nft(self) -> None:
+        """Have iptables as Debian has it: the image's choice is made for user-mode-linux, which has no nf_tables."""
+        run(SSH, self.name, "for name in iptables ip6tables; do update-alternatives --quiet --auto $name || exit; done")
 
     def boot_id(self) -> str:
         """Return the identity of the present boot, or an empty string when ssh does not answer."""
@@ -84,11 +120,11 @@ class Machine:
             return ""
         return answer.stdout.strip() if answer.returncode == 0 else ""
 
-    def wait_for_boot(self, old: str = "", kernel: subprocess.Popen[bytes] | None = None) -> None:
+    def wait_for_boot(self, old: str = "", process: subprocess.Popen[bytes] | None = None) -> None:
         """Wait until ssh answers in another boot than the old one."""
         deadline = time.monotonic() + BOOT_SECONDS
         while self.boot_id() in ("", old):
-            if kernel and kernel.poll() is not None:
+            if process and process.poll() is not None:
                 raise LabError(f"{self.name} ended; its console:\n{last_lines(self.console)}")
             if time.monotonic() > deadline:
                 raise LabError(f"no ssh to {self.name} in {BOOT_SECONDS} s; its console:\n{last_lines(self.console)}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import json
 import re
 import shlex
 import socket
@@ -363,6 +364,11 @@ class FakeKernel:
         self.backend = backend
         self.installed = {"iptables", "ip6tables"}
         self.local: set[str] = set()
+        # What "ip rule" and "ip route show table TABLE type local" print, by option.
+        self.policy_rules: dict[str, list[dict[str, Any]]] = {}
+        self.local_routes: dict[tuple[str, str], list[str]] = {}
+        self.processes: list[tuple[int, str, list[str]]] = []
+        self.devices = ("lo", "eth0")
         self.read_only = False
         self.locked = False
         self.writes = 0
@@ -401,6 +407,7 @@ class FakeKernel:
                 (_host, "installed", self._installed),
                 (_host, "read_text", self._read_text),
                 (_host, "lock", self._lock),
+                (_host, "processes", self._processes),
             ):
                 stack.enter_context(mock.patch.object(module, name, value))
             yield self
@@ -425,7 +432,12 @@ class FakeKernel:
         known = program in self.installed or tool in ("ip", "modprobe")
         return f"/usr/sbin/xtables-{self.backend}-multi" if known else ""
 
+    def _processes(self, names: tuple[str, ...]) -> list[tuple[int, str, list[str]]]:
+        return [process for process in self.processes if process[1] in names]
+
     def _read_text(self, path: str) -> str:
+        if path == "/proc/self/net/dev":
+            return "".join(f"{name:>6}: 0 0\n" for name in self.devices)
         assert path in ("/proc/net/ip_tables_names", "/proc/net/ip6_tables_names")
         assert self.backend == "legacy"
         family = "ipv6" if "ip6" in path else "ipv4"
@@ -437,6 +449,8 @@ class FakeKernel:
         tool, *arguments = argv
         if tool == "modprobe":
             return self._modprobe(arguments)
+        if tool == "ip" and arguments[0] == "-json":
+            return self._policy(*arguments[1:])
         if tool == "ip":
             assert arguments == ["-force", "-batch", "-"]
             asked = [line.split() for line in input.splitlines()]
@@ -447,12 +461,25 @@ class FakeKernel:
         program, _dash, action = tool.partition("-")
         if program not in self.installed:
             raise FileNotFoundError(tool)
+        if action == "save" and not arguments:
+            texts = [table[FAMILIES[program]].save() for table in (self.mangle, self.nat)]
+            return SimpleNamespace(returncode=0, stdout="".join(texts), stderr="")
         if action == "save":
             option, name = arguments
             assert option == "-t" and name in ("mangle", "nat")
             return SimpleNamespace(returncode=0, stdout=getattr(self, name)[FAMILIES[program]].save(), stderr="")
         assert action == "restore" and arguments == ["--noflush", "--wait", "10"], argv
         return self._restore(self.nat if input.startswith("*nat\n") else self.mangle, FAMILIES[program], input)
+
+    def _policy(self, family: str, *words: str) -> Any:
+        if words == ("rule", "show"):
+            found = [{"priority": 0, "src": "all", "table": "local"}, *self.policy_rules.get(family, [])]
+            return SimpleNamespace(returncode=0, stdout=json.dumps(found), stderr="")
+        assert words[:3] == ("route", "show", "table") and words[4:] == ("type", "local"), words
+        if (family, words[3]) not in self.local_routes:
+            return SimpleNamespace(returncode=2, stdout="[", stderr="Error: ipv4: FIB table does not exist.\n")
+        routes = [{"type": "local", "dst": name, "dev": "lo"} for name in self.local_routes[family, words[3]]]
+        return SimpleNamespace(returncode=0, stdout=json.dumps(routes), stderr="")
 
     def _modprobe(self, arguments: list[str]) -> Any:
         assert arguments == ["ip_vs"] and not self.read_only

@@ -41,6 +41,23 @@ def run_module(module: ModuleType, kernel: FakeKernel, check: bool = False, **op
     return answer
 
 
+def quartet(module: ModuleType, kernel: FakeKernel, **options: Any) -> dict[str, Any]:
+    """Check, run, check, run: check mode tells what the run does, and the second run does nothing."""
+    before = kernel.snapshot()
+    told = run_module(module, kernel, check=True, **options)
+    assert kernel.snapshot() == before
+    done = run_module(module, kernel, **options)
+    assert told == done
+    after = kernel.snapshot()
+    for check in (True, False):
+        again = run_module(module, kernel, check=check, **options)
+        diff = {"before": done["diff"]["after"], "after": done["diff"]["after"]}
+        assert again == {"changed": False, "operations": [], "diff": diff}
+    assert kernel.snapshot() == after
+    assert done["changed"] == bool(done["operations"])
+    return done
+
+
 def kernel_with(state: RouterState) -> FakeKernel:
     """A kernel in this state."""
     kernel = FakeKernel()

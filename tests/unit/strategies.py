@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from hypothesis import strategies as st
@@ -24,6 +25,7 @@ from ansible_collections.lvs.fleet.plugins.module_utils._model import (
 )
 from ansible_collections.lvs.fleet.plugins.module_utils._params import ipvs_services, marks, virtual_services
 from ansible_collections.lvs.fleet.plugins.module_utils._plan import declared_rules
+from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel, Rule
 
 NAMES = ("web", "ftp", "dns", "x" * 63)
 MARKS = (1, 2, 80, 2**31 - 1)
@@ -117,7 +119,7 @@ def ftp(draw: Any, service: dict[str, Any]) -> dict[str, Any]:
     """The service as one for FTP: one address in each family, the port, persistence."""
     there = sorted({"ipv6" if ":" in item else "ipv4" for entry in service["traffic"] for item in entry["destination"]})
     vips = [NETWORKS[family][0] for family in there]
-    ports = [21, *draw(st.sampled_from([[], ["10000:20000"]]))]
+    ports = [20, 21, *draw(st.sampled_from([[], ["10000:20000"]]))]
     traffic = [{"destination": vips, "protocol": "tcp", "ports": ports}]
     return {**service, "traffic": traffic, "helper": "ftp", "persistence_timeout": 300}
 
@@ -218,6 +220,33 @@ def states(draw: Any) -> RouterState:
         own = [rule for one in (declared, extra) for rule in declared_rules(one, key)]
         content[key] = draw(chains(key.family, tuple(own)))
     return RouterState(content, pools)
+
+
+@st.composite
+def hooks(draw: Any, kernel: FakeKernel, services: list[dict[str, Any]]) -> None:
+    """Puts rules into PREROUTING by hand: what the services would give, in whole or in part, and others in between."""
+    for key in mark_chains():
+        hook = kernel.mangle[key.family].chains[key.hook]
+        own = [rule.text for rule in declared_rules(virtual_services(services), key)]
+        by_hand = [re.sub(' -m comment --comment "[^"]*"', draw(st.sampled_from(["", " -m comment --comment x"])), text)
+                   for text in draw(st.lists(st.sampled_from(own), max_size=4)) if own] if own else []  # fmt: skip
+        others = draw(st.lists(st.sampled_from(FOREIGN[key.family] + IN_HOOK[key.family]), max_size=2))
+        for text in draw(st.permutations([_narrowed(draw, text) for text in by_hand] + others)):
+            hook.insert(draw(st.integers(0, len(hook))), Rule(text))
+
+
+IN_HOOK = {
+    "ipv4": ("-d 203.0.113.0/24 -j DROP", "-m mark --mark 0x50 -j ACCEPT", "-p udp -j LOG"),
+    "ipv6": ("-d 2001:db8:ffff::/48 -j DROP", "-m mark ! --mark 0x0 -j RETURN", "-p udp -j LOG"),
+}
+
+
+def _narrowed(draw: Any, text: str) -> str:
+    """The rule, or only its first port, in the other words that a single port has."""
+    ports = re.search(r"-p (\S+) -m multiport --dports ([^ ,]+)\S*", text)
+    if not ports or draw(st.booleans()):
+        return text
+    return text.replace(ports[0], f"-p {ports[1]} -m {ports[1]} --dport {ports[2]}")
 
 
 def lone_marks(state: RouterState) -> set[tuple[str, int]]:

@@ -58,7 +58,7 @@ FTP = [
     {
         "name": "ftp",
         "fwmark": 21,
-        "traffic": [{"destination": ["192.0.2.11", "2001:db8::11"], "protocol": "tcp", "ports": [21]}],
+        "traffic": [{"destination": ["192.0.2.11", "2001:db8::11"], "protocol": "tcp", "ports": [20, 21]}],
         "persistence_timeout": 300,
         "helper": "ftp",
         "forward_method": "masquerade",
@@ -78,7 +78,7 @@ def test_marks_of_masqueraded_ftp() -> None:
         "*mangle",
         ":LVS-MARK - [0:0]",
         "-A PREROUTING -j LVS-MARK",
-        RULE.format("192.0.2.11/32", "tcp", "-m multiport --dports 21 ", "ftp", 21),
+        RULE.format("192.0.2.11/32", "tcp", "-m multiport --dports 20,21 ", "ftp", 21),
         "COMMIT",
     ]
     assert "*nat" not in FILTERS["marks"](FTP, "ipv6")

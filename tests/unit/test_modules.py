@@ -13,7 +13,7 @@ from hypothesis import given
 
 from ansible_collections.lvs.fleet.plugins.modules import iptables_mark, ipvs_service, lvs_info, lvs_service
 from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel, Rule
-from ansible_collections.lvs.fleet.tests.unit.running import CHAIN, MARKS6, kernel_with, read, run_module
+from ansible_collections.lvs.fleet.tests.unit.running import CHAIN, MARKS6, kernel_with, quartet, read, run_module
 from ansible_collections.lvs.fleet.tests.unit.strategies import (
     declared_ipvs,
     declared_marks,
@@ -54,23 +54,6 @@ CASES = [
     (iptables_mark, {"rules": [MARK]}, MARK_OPERATIONS, MARK_DIFF),
     (ipvs_service, {"services": [IPVS]}, IPVS_OPERATIONS, IPVS_DIFF),
 ]
-
-
-def quartet(module: ModuleType, kernel: FakeKernel, **options: Any) -> dict[str, Any]:
-    """Check, run, check, run: check mode tells what the run does, and the second run does nothing."""
-    before = kernel.snapshot()
-    told = run_module(module, kernel, check=True, **options)
-    assert kernel.snapshot() == before
-    done = run_module(module, kernel, **options)
-    assert told == done
-    after = kernel.snapshot()
-    for check in (True, False):
-        again = run_module(module, kernel, check=check, **options)
-        diff = {"before": done["diff"]["after"], "after": done["diff"]["after"]}
-        assert again == {"changed": False, "operations": [], "diff": diff}
-    assert kernel.snapshot() == after
-    assert done["changed"] == bool(done["operations"])
-    return done
 
 
 @pytest.mark.parametrize("module, options, operations, diff", CASES, ids=lambda value: getattr(value, "__name__", ""))
@@ -285,6 +268,12 @@ def test_info_of_an_empty_router() -> None:
         "counters": [],
         "timeouts": {},
         "daemons": [],
+        "foreign_rules": [],
+        "policy_rules": [],
+        "controllers": [],
+        "firewalls": [],
+        "adoptable": [],
+        "not_adoptable": [],
         "problems": [],
     }
     assert not kernel.loaded
@@ -417,7 +406,7 @@ def test_info_tells_about_any_router(state: Any) -> None:
 FTP = {
     "name": "ftp",
     "fwmark": 21,
-    "traffic": [{"destination": ["192.0.2.11"], "protocol": ["tcp"], "ports": [21, "10000:10100"]}],
+    "traffic": [{"destination": ["192.0.2.11"], "protocol": ["tcp"], "ports": [20, 21, "10000:10100"]}],
     "scheduler": "wlc",
     "persistence_timeout": 300,
     "real_servers": [{"address": "10.0.0.21", "weight": 1, "forward_method": "masquerade"}],

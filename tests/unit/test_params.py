@@ -228,11 +228,16 @@ IPVS = [
 SERVICES += [
     # helper
     ([web(helper="sip")], "services[0].helper: 'sip' is not one of ftp"),
-    ([web(helper="ftp")], "services[0].persistence_timeout: is needed for ftp: its two connections must meet the same "
-                          "real server\nservices[0].traffic: has no tcp port 21, the control connection of ftp"),
+    ([web(helper="ftp")],
+     "services[0].persistence_timeout: is needed for ftp: its two connections must meet the same real server\n"
+     "services[0].traffic: has no tcp port 21, which ftp needs for the control connection\n"
+     "services[0].traffic: has no tcp port 20, which ftp needs for active data connections"),
     ([ftp(persistence_timeout="0")],
      "services[0].persistence_timeout: is needed for ftp: its two connections must meet the same real server"),
-    ([ftp(protocol="udp")], "services[0].traffic: has no tcp port 21, the control connection of ftp"),
+    ([ftp(protocol="udp", ports=None)],
+     "services[0].traffic: has no tcp port 21, which ftp needs for the control connection\n"
+     "services[0].traffic: has no tcp port 20, which ftp needs for active data connections"),
+    ([ftp(ports=[21])], "services[0].traffic: has no tcp port 20, which ftp needs for active data connections"),
     ([ftp(destination="192.0.2.0/24")],
      "services[0].helper: ftp with masquerading needs one IPv4 address as destination"),
     ([ftp(destination=["192.0.2.10", "192.0.2.11"])],

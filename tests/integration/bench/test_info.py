@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.lvs.fleet.tests.integration import foreign
 from ansible_collections.lvs.fleet.tests.integration.harness import CHAIN, Router
 from ansible_collections.lvs.fleet.tests.integration.shapes import WEB, service
 
@@ -58,7 +59,41 @@ def test_a_router_made_by_hand(router: Router) -> None:
     router.is_settled("lvs_service", before, services=told["services"], purge="none")
 
 
+def test_adopt_what_lvs_info_says(router: Router) -> None:
+    """A service made by hand in both families becomes ours: its rules move, its services are not even edited."""
+    foreign.settle_services(router)
+    router.ipvsadm(
+        """
+        -A -f 90 -s wrr -p 360 -M 255.255.255.0
+        -a -f 90 -r 10.0.0.11 -m -w 3 -x 9 -y 2
+        -A -f 90 -6 -s wrr -p 360
+        -a -f 90 -6 -r 2001:db8:1::1 -g
+        """
+    )
+    for family, address in (("ipv4", "192.0.2.90"), ("ipv6", "2001:db8::90")):
+        rules = (f"-A PREROUTING -d {address} -p tcp --dport {port} -j MARK --set-mark 90" for port in (80, 443))
+        router.iptables("\n".join(["-A PREROUTING -p udp -j ACCEPT", *rules]), family=family)
+    before = router.snapshot()
+    told = router.run("lvs_info")
+    assert [(item["name"], item["fwmark"], len(item["traffic"])) for item in told["adoptable"]] == [
+        ("fwmark-90", 90, 2)
+    ]
+    assert router.snapshot() == before
+    done = router.run("lvs_service", services=told["adoptable"], adopt=True)
+    assert not [line for line in done["operations"] if line.startswith("ipvsadm")]
+    after = router.snapshot()
+    assert (after.ipvsadm, after.thresholds) == (before.ipvsadm, before.thresholds)
+    for family in ("ipv4", "ipv6"):
+        left = [line for line in after.foreign_rules(family).splitlines() if line.startswith("-A PREROUTING")]
+        assert left == ["-A PREROUTING -p udp -j ACCEPT"]
+    router.is_settled("lvs_service", services=told["adoptable"], adopt=True)
+    again = router.run("lvs_info")
+    assert again["services"] == again["adoptable"]
+    assert {problem["kind"] for problem in again["problems"]} <= {"service_without_mark", "vip_not_local"}
+
+
 # Kinds of problems: what is done by hand to a good router, then each problem without its message.
+LATER = {"name": "web", "fwmark": 80, "family": "ipv4"}
 PROBLEMS: dict[str, tuple[dict[str, str], list[dict[str, Any]]]] = {
     "none": ({}, []),
     "mark without service": (
@@ -97,6 +132,32 @@ PROBLEMS: dict[str, tuple[dict[str, str], list[dict[str, Any]]]] = {
     "a mask, so no declared service": (
         {"iptables": f"-A {CHAIN} -d 192.0.2.10 -m comment --comment lvs:web -j MARK --set-mark 80/0xff"},
         [{"kind": "not_declarable", "name": "web", "fwmark": 80}],
+    ),
+    "a later mark of somebody else": (
+        {"iptables": "-A INPUT -d 192.0.2.0/24 -j MARK --set-mark 9"},
+        [
+            {
+                "kind": "overridden",
+                "name": "web",
+                "fwmark": 80,
+                "family": "ipv4",
+                "chain": "INPUT",
+                "position": 1,
+                "mark": 9,
+            }
+        ],
+    ),
+    "the mark of the connection": (
+        {"iptables": "-I PREROUTING -j CONNMARK --restore-mark\n-A PREROUTING -p tcp -j CONNMARK --restore-mark"},
+        [{"kind": "connmark", **LATER, "chain": "PREROUTING", "position": 3}],
+    ),
+    "the same rule by hand": (
+        {"iptables": "-A PREROUTING -d 192.0.2.10 -p tcp --dport 443 -j MARK --set-mark 80"},
+        [{"kind": "duplicate", "fwmark": 80, "family": "ipv4", "chain": "PREROUTING", "position": 2}],
+    ),
+    "routing by our mark": (
+        {"ip": "rule add fwmark 80 lookup 100 priority 9"},
+        [{"kind": "policy_rule", "name": "web", "fwmark": 80, "family": "ipv4", "priority": 9}],
     ),
     "a real server with a port, so no declared service": (
         {"ipvsadm": "-a -f 80 -r 10.0.0.11:80"},

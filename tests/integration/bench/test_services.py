@@ -223,7 +223,7 @@ def test_scheduler_flags(router: Router) -> None:
 
 def test_masqueraded_ftp(router: Router) -> None:
     """Besides its marks it has a rule in table nat for each masqueraded real server, and with it all of them go."""
-    traffic = {"destination": ["192.0.2.10", "2001:db8::10"], "protocol": "tcp", "ports": [21, "10000:10100"]}
+    traffic = {"destination": ["192.0.2.10", "2001:db8::10"], "protocol": "tcp", "ports": [20, 21, "10000:10100"]}
     servers = [{"address": address} for address in ("10.0.0.22", "10.0.0.21", "2001:db8:1::21")]
     ftp = service("ftp", 21, traffic, persistence_timeout=300, helper="ftp", forward_method="masquerade")
     router.converge("lvs_service", services=[{**ftp, "real_servers": servers}])

@@ -152,7 +152,7 @@ def test_masquerade(site: Site, family: int) -> None:
 @pytest.mark.parametrize("family", VIRTUAL, ids=lambda family: family.name)
 def test_active_ftp_without_the_helper(site: Site, family: int) -> None:
     """What a real server opens from its data port comes from the virtual address; what it opens otherwise does not."""
-    traffic = {"destination": list(VIRTUAL.values()), "protocol": "tcp", "ports": [21]}
+    traffic = {"destination": list(VIRTUAL.values()), "protocol": "tcp", "ports": [20, 21]}
     servers = web(300)["real_servers"]
     declared = [service("ftp", 21, traffic, persistence_timeout=300, helper="ftp", real_servers=servers)]
     declared[0]["forward_method"] = "masquerade"

@@ -93,7 +93,7 @@ def test_a_new_file(router: Router, family: str) -> None:
 
 
 def test_our_unit_restores_what_is_missing(router: Router, tmp_path: Path) -> None:
-    """On an empty router, on one at work, and on one where one table of two was emptied; jumps are never there twice."""
+    """On an empty router, on one at work, and on one where a table was emptied; jumps are never there twice."""
     script = (TOP / "roles/lvs_router/files/lvs-restore").read_text().replace("/etc/lvs", str(tmp_path))
     router.shadow("ipvsadm", "exit 0")
     (tmp_path / "ipvs.rules").touch()

@@ -7,16 +7,23 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from ansible_collections.lvs.fleet.plugins.module_utils import _router
+from ansible_collections.lvs.fleet.plugins.module_utils._engine import converge
+from ansible_collections.lvs.fleet.plugins.module_utils._iptables import snat_chains
+from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_services
+from ansible_collections.lvs.fleet.plugins.module_utils._plan import virtual_services_target
 from ansible_collections.lvs.fleet.tests.integration import foreign
-from ansible_collections.lvs.fleet.tests.integration.harness import CHAIN, Router
+from ansible_collections.lvs.fleet.tests.integration.harness import CHAIN, FAMILIES, IPTABLES, Router, Snapshot
 from ansible_collections.lvs.fleet.tests.integration.shapes import HEAD, WEB, rule, service
 
 RULES = [{"name": "web", "mark": 80, "destination": ["192.0.2.10", "2001:db8::10"], "protocol": "tcp", "ports": [80]}]
@@ -128,6 +135,131 @@ def test_check_mode_without_ipvs(router: Router) -> None:
     assert not router.run("lvs_service", services=[{"name": "web", "fwmark": 80}], state="absent")["changed"]
     assert not router.run("ipvs_service", services=[], purge=True)["changed"]
     assert router.snapshot() == before
+
+
+# Rules for one virtual address by hand, in words of their own, between those of others.
+BY_HAND = """
+-A PREROUTING -j CONNMARK --restore-mark
+-A PREROUTING -d 192.0.2.10 -p tcp --dport http -j MARK --set-mark 80
+-A PREROUTING -s 198.51.100.0/24 -d 203.0.113.1 -j DROP
+-A PREROUTING -p tcp -d 192.0.2.10/32 -m multiport --dports 443,8443 -m comment --comment "by hand" -j MARK --set-xmark 0x50
+-A PREROUTING -p udp -j ACCEPT
+"""  # noqa: E501
+WIDE = [{"name": "web", "mark": 80, "destination": "192.0.2.10", "protocol": "tcp", "ports": [80, 443, 8443]}]
+
+
+def in_prerouting(router: Router) -> list[str]:
+    return [line for line in router.snapshot().ipv4.splitlines() if line.startswith("-A PREROUTING")]
+
+
+def test_adopt(router: Router) -> None:
+    """Rules made by hand go in the transaction that makes ours, and the jump comes to their place."""
+    router.iptables(BY_HAND)
+    before = in_prerouting(router)
+    done = router.run("iptables_mark", check=True, rules=WIDE, adopt=True)
+    assert in_prerouting(router) == before
+    assert done == router.run("iptables_mark", rules=WIDE, adopt=True)
+    assert in_prerouting(router) == [before[0], before[2], f"-A PREROUTING -j {CHAIN}", before[4]]
+    gone = [line.replace("-A ", "iptables -t mangle -D ", 1) for line in (before[1], before[3])]
+    assert [line for line in done["operations"] if " -D " in line] == gone
+    assert done["diff"]["before"].splitlines()[1:] == [before[1], before[3]]
+    router.is_settled("iptables_mark", rules=WIDE, adopt=True)
+    assert router.run("lvs_info")["problems"] == [] or not Path("/proc/net/ip_vs").exists()
+
+
+def test_adopt_is_undone(router: Router) -> None:
+    """The other family is refused after the rules were taken over: each is where it was again."""
+    router.iptables(BY_HAND)
+    before = router.snapshot()
+    router.shadow("ip6tables-restore", "exit 4")
+    both = [{**WIDE[0], "destination": ["192.0.2.10", "2001:db8::10"]}]
+    assert "were undone; the router is as it was before" in router.fail("iptables_mark", rules=both, adopt=True)
+    assert router.snapshot() == before
+
+
+def test_adopt_refuses(router: Router) -> None:
+    """A rule that counts stands in between: nothing is touched, and both rules are named."""
+    router.iptables(BY_HAND.replace("-d 203.0.113.1 -j DROP", "-j DROP"))
+    before = router.snapshot()
+    rule = "-d 192.0.2.10/32 -p tcp -m tcp --dport 80 -j MARK --set-xmark 0x50/0xffffffff"
+    for check in (True, False):
+        assert router.fail("iptables_mark", check=check, rules=WIDE, adopt=True) == (
+            f"iptables -t mangle: PREROUTING {rule} cannot be adopted: PREROUTING -s 198.51.100.0/24 -j DROP may see "
+            "the same packets, and the order counts"
+        )
+    assert router.snapshot() == before
+
+
+FTP = service(
+    "ftp",
+    21,
+    {"destination": "192.0.2.10", "protocol": "tcp", "ports": [21]},
+    persistence_timeout=300,
+    helper="ftp",
+    real_servers=[{"address": "10.0.0.21", "forward_method": "masquerade"}],
+)
+
+
+def test_thousands_of_rules_stay_as_they_are(router: Router) -> None:
+    """Beside ours in two tables, and with adoption, every rule of others stays as it is, byte for byte and in order."""
+    for family, command in IPTABLES.items():
+        router.tool(f"{command}-restore", "--noflush", stdin=foreign.large_rules(family))
+    before = router.snapshot()
+    assert before.ipv4.count("\n-A ") > 3500 and before.ipv6.count("\n-A ") > 3500
+    by_hand = "-d 192.0.2.10/32 -p tcp -m tcp --dport 80 -j MARK --set-xmark 0x50/0xffffffff"
+    router.iptables(f"-I PREROUTING 500 {by_hand}")
+
+    def others() -> Snapshot:
+        """All but what is ours now, and the rule made by hand."""
+        now = router.snapshot()
+        own = re.compile(rf"(:|-A |-A POSTROUTING -j |-A PREROUTING -j )LVS-(MARK|SNAT)( .*|)|-A PREROUTING {by_hand}")
+        kept = {key: [line for line in getattr(now, key).splitlines() if not own.fullmatch(line)] for key in FAMILIES}
+        return replace(now, **{key: "".join(f"{line}\n" for line in lines) for key, lines in kept.items()})
+
+    nat = replace(virtual_services([FTP]), pools={})
+    with patch.dict(os.environ, PATH=router.path), _router.Router(snat_chains(), ipvs=False) as both:
+        assert converge(both, lambda now: virtual_services_target(now, nat, "owned"), False, 5).operations
+    for options in (
+        {"rules": WIDE, "adopt": True},
+        {"rules": [{**WIDE[0], "mark": 81, "destination": ["192.0.2.10", "2001:db8::10"]}], "adopt": True},
+        {"rules": WIDE, "state": "absent"},
+    ):
+        assert router.run("iptables_mark", **options)["changed"]
+        assert others() == before
+    assert by_hand not in router.snapshot().ipv4
+    began = time.monotonic()
+    assert router.run("lvs_info")["foreign_rules"]
+    assert time.monotonic() - began < 15
+
+
+def test_what_gets_in_the_way(router: Router) -> None:
+    """lvs_info reads what the real tools print: later marks, routing rules, chains of others; and changes nothing."""
+    foreign.settle_rules(router)
+    router.run("iptables_mark", rules=RULES)
+    router.iptables("-A INPUT -d 192.0.2.0/24 -j MARK --set-mark 9\n-A PREROUTING -j CONNMARK --restore-mark")
+    router.iptables("-A PREROUTING -d 192.0.2.10 -p tcp --dport 80 -j MARK --set-mark 80")
+    router.tool("ip", "rule", "add", "fwmark", "0x50/0xff", "priority", "7", "lookup", "200")
+    router.tool("ip", "-6", "rule", "add", "fwmark", "80", "priority", "8", "lookup", "200")
+    router.tool("ip", "-6", "route", "add", "local", "default", "dev", "lo", "table", "200")
+    before = router.snapshot()
+    told = router.run("lvs_info")
+    assert router.snapshot() == before
+    kinds = {(found["kind"], found.get("chain"), found.get("family")) for found in told["problems"]}
+    assert kinds >= {
+        ("overridden", "INPUT", "ipv4"),
+        ("connmark", "PREROUTING", "ipv4"),
+        ("duplicate", "PREROUTING", "ipv4"),
+        ("policy_rule", None, "ipv4"),
+    }
+    assert ("policy_rule", None, "ipv6") not in kinds
+    assert told["policy_rules"] == [
+        {"family": "ipv4", "priority": 7, "fwmark": 80, "mask": 255, "table": "200"},
+        {"family": "ipv6", "priority": 8, "fwmark": 80, "mask": 2**32 - 1, "table": "200"},
+    ]
+    assert {found["name"] for found in told["firewalls"]} >= {"docker", "fail2ban", "calico"}
+    listed = [f"-A {rule['chain']} {rule['rule']}" for rule in told["foreign_rules"] if rule["family"] == "ipv4"]
+    saved = router.tool("iptables-save", "-t", "mangle").splitlines()
+    assert [line for line in listed if line not in saved] == []
 
 
 def test_no_iptables(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:

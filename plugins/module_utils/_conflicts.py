@@ -1,0 +1,119 @@
+# Copyright: lvs.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What gets in the way of our rules: other rules, policy routing, other programs. PRIVATE to the collection. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Iterable, Iterator, Mapping, Sequence
+
+from ._foreign import after_ours, by_chain, foreign_rules, is_covered, mark_after, restores
+from ._match import covered
+from ._model import EVERYWHERE, FULL_MASK, ChainId, MarkRule, TableRule
+
+# Names of chains that tell who made them.
+_FIREWALLS = {
+    "calico": r"cali-.*",
+    "cilium": r"(OLD_)?CILIUM_.*",
+    "docker": r"DOCKER(-.*)?",
+    "fail2ban": r"(f2b|fail2ban)-.*",
+    "firewalld": r"(PREROUTING|INPUT|FORWARD|OUTPUT|POSTROUTING)_(direct|ZONES.*)",
+    "kubernetes": r"KUBE-.*",
+    "libvirt": r"LIBVIRT_.*",
+    "podman": r"(NETAVARK|CNI)[-_].*",
+    "tailscale": r"ts-.*",
+    "ufw": r"ufw6?-.*",
+}
+_CHAIN = re.compile(r"^:(\S+) - |^\*(\S+)$", re.MULTILINE)
+
+
+def rule_problems(rules: Sequence[TableRule], chain_id: ChainId, own: Sequence[MarkRule]) -> Iterator[dict[str, Any]]:
+    """Rules of others that undo what ours do, or do the same once more."""
+    chains = by_chain(rules)
+    for mine, rule in _later(chains, chain_id, own):
+        subject = {"name": mine.name, "fwmark": mine.mark, "family": chain_id.family, **_place(rule)}
+        where = f"{mine.name}: {rule.chain} rule {rule.position} ({rule.text})"
+        if restores(rule):
+            why = f"{where} replaces the mark {mine.mark} by that of the connection"
+            yield {"kind": "connmark", "message": why, **subject}
+        else:
+            mark = mark_after(rule, mine)
+            why = f"{where} makes the mark {mine.mark} of the same packets {mark}"
+            yield {"kind": "overridden", "message": why, **subject, "mark": mark}
+    for rule in foreign_rules(rules, chain_id):
+        if rule.chain == chain_id.hook and is_covered(rule, own):
+            why = f"{rule.chain} rule {rule.position} ({rule.text}) does what rules of ours do; adopt takes it over"
+            subject = {"fwmark": rule.seen.mark, "family": chain_id.family, **_place(rule)}
+            yield {"kind": "duplicate", "message": why, **subject}
+
+
+def _place(rule: TableRule) -> dict[str, Any]:
+    return {"chain": rule.chain, "position": rule.position}
+
+
+def _later(
+    chains: Mapping[str, Sequence[TableRule]], chain_id: ChainId, own: Iterable[MarkRule]
+) -> Iterator[tuple[MarkRule, TableRule]]:
+    """Rules of others that change a mark of ours, each with the first rule of each service that it does that to."""
+    told: set[tuple[str, str, int]] = set()
+    for mine in own:
+        for rule in after_ours(chains, chain_id, mine):
+            changes = restores(rule) or (rule.marks and mark_after(rule, mine) != mine.mark)
+            key = (mine.name, rule.chain, rule.position)
+            if changes and key not in told:
+                told.add(key)
+                yield mine, rule
+
+
+def catching(policy_rules: Iterable[Mapping[str, Any]], own: Iterable[MarkRule]) -> list[tuple[Any, MarkRule]]:
+    """The routing rules that packets of ours follow because of their mark, each with the rule of ours.
+
+    A rule for every mark but one is not about ours.
+    """
+    return [
+        (policy, mine)
+        for policy in policy_rules
+        for mine in own
+        if mine.mask == FULL_MASK and policy["family"] == mine.family and "inverted" not in policy
+        if not (policy["fwmark"] ^ mine.mark) & policy["mask"]
+    ]
+
+
+def policy_problems(
+    caught: Iterable[tuple[Any, MarkRule]], local: Mapping[tuple[str, str], Sequence[str]]
+) -> list[dict[str, Any]]:
+    """Packets that a routing table takes elsewhere; one that delivers them to the router itself is as good as a VIP."""
+    found = {}
+    for policy, mine in caught:
+        routes = (MarkRule("", 0, _network(route, mine.family)) for route in local[mine.family, policy["table"]])
+        if not covered(MarkRule("", 0, mine.destination), routes):
+            rule = f"the ip rule with priority {policy['priority']}"
+            why = f"packets with the mark {mine.mark} of {mine.name} follow {rule} to table {policy['table']}"
+            subject = {"name": mine.name, "fwmark": mine.mark, "family": mine.family, "priority": policy["priority"]}
+            found[mine.name, mine.family, policy["priority"]] = {"kind": "policy_rule", "message": why, **subject}
+    return list(found.values())
+
+
+def _network(route: str, family: str) -> str:
+    return EVERYWHERE[family] if route == "default" else route
+
+
+def controller_problems(controllers: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {"kind": "controller", **found,
+         "message": f"{found['name']} (process {found['pid']}) manages IPVS, too: it must have services of its own"}
+        for found in controllers
+    ]  # fmt: skip
+
+
+def firewalls(saved: Mapping[str, str]) -> list[dict[str, str]]:
+    """Who else has chains here, by the output of iptables-save for each family; each with the first of them."""
+    found: dict[str, str] = {}
+    for family, text in saved.items():
+        table = ""
+        for chain, new_table in _CHAIN.findall(text):
+            table = new_table or table
+            for name in (name for name, pattern in _FIREWALLS.items() if chain and re.fullmatch(pattern, chain)):
+                found.setdefault(name, f"chain {chain} of {family} table {table}")
+    return [{"name": name, "evidence": evidence} for name, evidence in found.items()]

@@ -1,0 +1,131 @@
+# Copyright: lvs.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Rules that are not ours: which of them declared ones can replace, and which get in their way. PRIVATE. Pure."""
+
+from __future__ import annotations
+
+from typing import Iterable, Iterator, Mapping, Sequence
+
+from ._match import covered, disjoint
+from ._model import FULL_MASK, ChainId, MarkRule, Stray, TableRule
+
+# Targets after which a packet goes on through the chain as it was, as far as marks and routing are concerned.
+_PASSIVE = ("", "AUDIT", "CHECKSUM", "DSCP", "ECN", "HL", "LOG", "NFLOG", "RATEEST", "TCPMSS", "TOS", "TRACE", "TTL")
+_ENDING = ("ACCEPT", "DROP", "RETURN")
+# IPVS takes packets at the end of the input hook, table mangle comes before that: its marks count there as well.
+_INPUT = "INPUT"
+
+
+def foreign_rules(rules: Iterable[TableRule], chain_id: ChainId) -> list[TableRule]:
+    """All rules of a table but those of our chain and our jump."""
+    return [rule for rule in rules if rule.chain != chain_id.name and not _is_jump(rule, chain_id)]
+
+
+def _is_jump(rule: TableRule, chain_id: ChainId) -> bool:
+    return rule.chain == chain_id.hook and rule.text == f"-j {chain_id.name}"
+
+
+# -- adoption -----------------------------------------------------------------------------------------------------
+
+
+def strays(rules: Iterable[TableRule], chain_id: ChainId, declared: Iterable[MarkRule]) -> tuple[Stray, ...]:
+    """The MARK rules in the hook that do nothing but what declared ones do."""
+    hook = [rule for rule in rules if rule.chain == chain_id.hook]
+    own = [rule for rule in declared if rule.family == chain_id.family]
+    jumps = [rule.position for rule in hook if _is_jump(rule, chain_id)]
+    taken = [rule for rule in hook if is_covered(rule, own)]
+    # Where our jump is, or where it will be.
+    place = jumps[-1] if jumps else max((rule.position for rule in taken), default=0)
+    between = [rule for rule in hook if rule not in taken and not _is_jump(rule, chain_id)]
+    return tuple(
+        Stray(rule.text, rule.seen, rule.position, rule.position > place, _obstacle(rule, place, between))
+        for rule in taken
+    )
+
+
+def is_covered(rule: TableRule, declared: Iterable[MarkRule]) -> bool:
+    """Whether declared rules give each packet of a rule the same mark."""
+    return (
+        rule.marks and rule.exact and covered(rule.seen, (other for other in declared if _same_mark(other, rule.seen)))
+    )
+
+
+def _same_mark(one: MarkRule, other: MarkRule) -> bool:
+    return (one.mark, one.mask) == (other.mark, other.mask)
+
+
+def _obstacle(stray: TableRule, place: int, hook: Iterable[TableRule]) -> str:
+    low, high = sorted((stray.position, place))
+    between = (rule for rule in hook if low < rule.position < high)
+    return next((rule.text for rule in between if matters(rule, stray.seen)), "")
+
+
+def matters(rule: TableRule, to: MarkRule) -> bool:
+    """Whether it may make a difference if packets get their mark before a rule or after it."""
+    if (rule.marks and _same_mark(rule.seen, to)) or disjoint(rule.seen, to):
+        return False
+    return rule.target not in _PASSIVE or bool(rule.asks[1])
+
+
+def obstacle_in_chain(stray: Stray, rules: Sequence[TableRule]) -> str:
+    """A rule of our own chain that keeps packets of a stray from the mark that it gives them now.
+
+    A rule that ends the chain must not come before ours. Another mark that comes after ours makes no difference to a
+    rule before the jump, where it comes after that one, too.
+    """
+    own = [rule.position for rule in rules if _same_mark(rule.seen, stray.rule) and not disjoint(rule.seen, stray.rule)]
+    for rule in rules:
+        ends = not rule.marks and rule.position < max(own)
+        overrides = stray.behind and rule.position > min(own)
+        if (ends or overrides) and matters(rule, stray.rule):
+            return rule.text
+    return ""
+
+
+# -- what happens to packets after our rules ----------------------------------------------------------------------
+
+
+def by_chain(rules: Iterable[TableRule]) -> dict[str, list[TableRule]]:
+    chains: dict[str, list[TableRule]] = {}
+    for rule in rules:
+        chains.setdefault(rule.chain, []).append(rule)
+    return chains
+
+
+def after_ours(chains: Mapping[str, Sequence[TableRule]], chain_id: ChainId, own: MarkRule) -> Iterator[TableRule]:
+    """The rules that packets which a rule of ours has marked may still meet before IPVS takes them."""
+    hook = chains.get(chain_id.hook, [])
+    last_jump = max((rule.position for rule in hook if _is_jump(rule, chain_id)), default=len(hook))
+    entered = {chain_id.name}
+    yield from _met(hook[last_jump:], chains, own, entered)
+    yield from _met(chains.get(_INPUT, []), chains, own, entered)
+
+
+def _met(
+    rules: Iterable[TableRule], chains: Mapping[str, Sequence[TableRule]], own: MarkRule, entered: set[str]
+) -> Iterator[TableRule]:
+    for rule in rules:
+        if rule.target in _PASSIVE or disjoint(rule.seen, own) or not _has_asked_mark(rule, own):
+            continue
+        yield rule
+        if rule.target in chains and rule.target not in entered:
+            entered.add(rule.target)
+            yield from _met(chains[rule.target], chains, own, entered)
+        if rule.target in _ENDING and rule.exact and covered(own, [rule.seen]):
+            return
+
+
+def _has_asked_mark(rule: TableRule, own: MarkRule) -> bool:
+    """Whether a packet with our mark fits the mark that a rule asks for."""
+    mark, mask, inverted = rule.asks
+    return own.mask != FULL_MASK or (own.mark & mask == mark) != inverted
+
+
+def mark_after(rule: TableRule, own: MarkRule) -> int:
+    """The mark of a packet of ours after a MARK rule: new = (old & ~mask) ^ value, as xt_mark has it."""
+    return (own.mark & ~rule.seen.mask) ^ rule.seen.mark
+
+
+def restores(rule: TableRule) -> bool:
+    return rule.target == "CONNMARK" and " --restore-mark" in rule.text

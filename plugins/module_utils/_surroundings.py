@@ -1,0 +1,77 @@
+# Copyright: lvs.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What else is at work on the router: policy routing, other programs. PRIVATE to the collection; reads, best effort."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Iterable, Mapping
+
+from . import _host as host
+from ._model import FAMILIES, FULL_MASK, IPV4
+
+_IP = {IPV4: "-4"}
+_CONTROLLERS = ("keepalived", "ldirectord", "kube-proxy")
+_FIREWALLD = "firewalld"
+# The interface on which kube-proxy has the addresses of its services, only in IPVS mode.
+_KUBE_INTERFACE = "kube-ipvs0:"
+
+
+def policy_rules() -> list[dict[str, Any]]:
+    """The routing rules that look at a packet's mark."""
+    return [
+        _policy_rule(family, rule)
+        for family in FAMILIES
+        for rule in _asked(family, "rule", "show")
+        if "fwmark" in rule
+    ]  # fmt: skip
+
+
+def _policy_rule(family: str, rule: Mapping[str, Any]) -> dict[str, Any]:
+    found = {
+        "family": family,
+        "priority": rule.get("priority", 0),
+        "fwmark": int(rule["fwmark"], 0),
+        "mask": int(rule.get("fwmask", hex(FULL_MASK)), 0),
+        "table": str(rule.get("table", "")),
+    }
+    return {**found, "inverted": True} if "not" in rule else found
+
+
+def local_routes(tables: Iterable[tuple[str, str]]) -> dict[tuple[str, str], list[str]]:
+    """The destinations that routing tables, each with its family, deliver to the router itself."""
+    return {
+        (family, table): [route["dst"] for route in _asked(family, "route", "show", "table", table, "type", "local")]
+        for family, table in tables
+    }
+
+
+def _asked(family: str, *words: str) -> list[dict[str, Any]]:
+    """An answer of ip; nothing where it is not installed, or says that there is no such table."""
+    if not host.installed("ip"):
+        return []
+    status, output, _said = host.attempt(["ip", "-json", _IP.get(family, "-6"), *words])
+    found: list[dict[str, Any]] = [] if status else json.loads(output or "[]")
+    return found
+
+
+def programs() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The other controllers of IPVS in our network namespace; and a firewall that shows by its process alone."""
+    processes = host.processes((*_CONTROLLERS, _FIREWALLD))
+    kube_interface = _KUBE_INTERFACE in host.read_text("/proc/self/net/dev").split()
+    first: dict[str, int] = {}
+    for pid, name, arguments in processes:
+        if name == _FIREWALLD or _manages_ipvs(name, arguments, kube_interface):
+            first.setdefault(name, pid)
+    controllers = [{"name": name, "pid": pid} for name, pid in first.items() if name != _FIREWALLD]
+    firewalls = [
+        {"name": _FIREWALLD, "evidence": f"process {pid}"} for name, pid in first.items() if name == _FIREWALLD
+    ]
+    return controllers, firewalls
+
+
+def _manages_ipvs(name: str, arguments: list[str], kube_interface: bool) -> bool:
+    if name == "kube-proxy":
+        return kube_interface or "--proxy-mode ipvs" in " ".join(arguments).replace("=", " ")
+    return name != "keepalived" or not {"-P", "--vrrp"} & set(arguments)
