@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 # Copyright: lvs.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -13,17 +14,22 @@ import sys
 import time
 from pathlib import Path
 
+# A server takes a hundred headers.
+HEADERS = 90
+PAUSE = 5
+
 
 def main(address: str, folder: Path) -> None:
     with socket.create_connection((address, 80), timeout=10) as connection:
         connection.sendall(b"GET / HTTP/1.0\r\n")
         (folder / "open").touch()
-        # A server takes a hundred headers.
-        for number in range(90):
+        for number in range(HEADERS):
             if (folder / "finish").exists():
                 break
             connection.sendall(f"X-Still: {number}\r\n".encode())
-            time.sleep(2)
+            time.sleep(PAUSE)
+        else:
+            raise TimeoutError(f"nobody wanted it to finish within {HEADERS * PAUSE} s")
         connection.sendall(b"\r\n")
         answer = connection.makefile("rb").read()
     (folder / "answer").write_bytes(answer)
