@@ -23,7 +23,7 @@ SERVICES = [
     service(
         "ftp",
         21,
-        {"destination": ["192.0.2.11", "2001:db8::11"], "protocol": "tcp", "ports": [21]},
+        {"destination": ["192.0.2.11", "2001:db8::11"], "protocol": "tcp", "ports": [20, 21]},
         helper="ftp",
         persistence_timeout=300,
         forward_method="masquerade",

@@ -193,7 +193,7 @@ def test_adopt_refuses(router: Router) -> None:
 FTP = service(
     "ftp",
     21,
-    {"destination": "192.0.2.10", "protocol": "tcp", "ports": [21]},
+    {"destination": "192.0.2.10", "protocol": "tcp", "ports": [20, 21]},
     persistence_timeout=300,
     helper="ftp",
     real_servers=[{"address": "10.0.0.21", "forward_method": "masquerade"}],
