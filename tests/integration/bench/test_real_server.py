@@ -88,6 +88,8 @@ class Lan:
         """Exchange some bytes with the virtual address; which ends the server saw, and the client's segments."""
         with self.client.inside():
             near = socket.create_connection((NET[family].format(VIP), 80), timeout=5)
+        # Before a packet was too large for the tunnel: the router's answer to it would make the segments small as well.
+        segment = near.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG)
         assert select.select([self.listener], [], [], 5)[0]
         far, peer = self.listener.accept()
         with near, far:
@@ -98,7 +100,7 @@ class Lan:
             far.sendall(b"y" * 4000)
             assert near.recv(4000)[:1] == b"y"
             ends = (end.removeprefix("::ffff:") for end in (far.getsockname()[0], peer[0]))
-            return (*ends, near.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG))
+            return (*ends, segment)
 
     def close(self) -> None:
         for closing in (self.listener, self.server, self.client):
