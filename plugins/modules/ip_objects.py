@@ -19,6 +19,7 @@ description:
   - What is on record and not wanted any more is removed, after everything new was added.
 extends_documentation_fragment:
   - lvs.fleet.attributes
+  - lvs.fleet.writer
 options:
   path:
     description: The file, which only root can read. There need not be one; its folder is made if it is missing.
@@ -37,15 +38,8 @@ options:
     type: list
     elements: str
     required: true
-  lock_timeout:
-    description:
-      - How many seconds to wait for another writer on the same machine to finish.
-      - Writers of this collection take turns by C(/run/lock/lvs-fleet.lock). Check mode takes no lock.
-    type: int
-    default: 30
 notes:
   - Needs root, and on the machine nothing but Python 3.8 or later and C(ip).
-  - After a failure the module goes back to the state from before the run, and its message says whether that worked.
 author:
   - lvs.fleet contributors (@lvs-fleet)
 seealso:

@@ -18,6 +18,8 @@ description:
 extends_documentation_fragment:
   - lvs.fleet.attributes
   - lvs.fleet.writer
+notes:
+  - Needs root, and on the router nothing but Python 3.8 or later and C(iptables).
 options:
   rules:
     description:

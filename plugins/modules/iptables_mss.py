@@ -17,20 +17,14 @@ description:
   - Without segments the chain goes, and the jump with it.
 extends_documentation_fragment:
   - lvs.fleet.attributes
+  - lvs.fleet.writer
 options:
   segments:
     description: The largest segment for each virtual address, 536 to 65495 bytes. Other addresses have no rule.
     type: dict
     required: true
-  lock_timeout:
-    description:
-      - How many seconds to wait for another writer on the same machine to finish.
-      - Writers of this collection take turns by C(/run/lock/lvs-fleet.lock). Check mode takes no lock.
-    type: int
-    default: 30
 notes:
   - Needs root, and on the machine nothing but Python 3.8 or later and C(iptables).
-  - After a failure the module goes back to the state from before the run, and its message says whether that worked.
 author:
   - lvs.fleet contributors (@lvs-fleet)
 seealso:

@@ -17,6 +17,8 @@ description:
 extends_documentation_fragment:
   - lvs.fleet.attributes
   - lvs.fleet.writer
+notes:
+  - Needs root, and on the router nothing but Python 3.8 or later and a kernel with IPVS.
 options:
   services:
     description:

@@ -21,6 +21,8 @@ description:
 extends_documentation_fragment:
   - lvs.fleet.attributes
   - lvs.fleet.writer
+notes:
+  - Needs root, and on the router nothing but Python 3.8 or later, C(iptables) and a kernel with IPVS.
 options:
   services:
     description:
