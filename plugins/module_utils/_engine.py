@@ -10,10 +10,11 @@ from typing import Any, Callable, Sequence
 
 from . import _host as host
 from . import _ipvsadm as ipvsadm
+from . import _nftables as nftables
 from ._errors import LvsError
 from ._iptables import command_lines
 from ._iptables import save_lines as chain_lines
-from ._model import ChainEdit, Operation, RouterState
+from ._model import NFTABLES, ChainEdit, Operation, RouterState
 from ._plan import apply, plan
 from ._router import Router
 
@@ -42,6 +43,8 @@ class Outcome:
 
 def describe(operation: Operation) -> list[str]:
     """An operation in the words of the tools people know."""
+    if isinstance(operation, ChainEdit) and operation.id.tool == NFTABLES:
+        return [f"nft {line}" for line in operation.lines]
     if isinstance(operation, ChainEdit):
         return command_lines(operation)
     return [ipvsadm.command_line(operation)]
@@ -51,7 +54,9 @@ def render(state: RouterState) -> str:
     """A state in iptables-save and ipvsadm -S form, for the diff."""
     lines: list[str] = []
     for key, chain in state.chains.items():
-        if chain.exists or chain.strays:
+        if key.tool == NFTABLES and chain.exists:
+            lines += [f"# {key.family}, nftables", *nftables.save_lines(chain)]
+        elif chain.exists or chain.strays:
             lines += [f"# {key.family}, table {key.table}", *chain_lines(key, chain)]
     if state.pools:
         lines += ["# IPVS", *ipvsadm.save_lines(state.pools)]

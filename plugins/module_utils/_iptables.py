@@ -277,9 +277,9 @@ def chain_rule(rule: MarkRule | SnatRule) -> ChainRule:
     return ChainRule(text, rule, rule.name, rule.mark)
 
 
-def retired(rule: ChainRule, family: str) -> ChainRule:
+def retired(name: str, mark: int, family: str) -> MarkRule:
     """A rule that gives its mark to nothing, and says whose mark it was."""
-    return chain_rule(MarkRule(rule.name, rule.mark, EVERYWHERE[family], source=NOWHERE[family], mask=FULL_MASK))
+    return MarkRule(name, mark, EVERYWHERE[family], source=NOWHERE[family], mask=FULL_MASK)
 
 
 def edit_chain(chain_id: ChainId, before: Chain, after: Chain) -> ChainEdit | None:

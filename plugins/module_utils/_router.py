@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from contextlib import suppress
 from dataclasses import replace
 from ipaddress import ip_address
@@ -21,6 +22,7 @@ from ._iptables import COMMAND, parse_chain, parse_table, transaction, unreadabl
 from ._model import (
     IPV4,
     IPV6,
+    NFTABLES,
     Chain,
     ChainEdit,
     ChainId,
@@ -32,6 +34,8 @@ from ._model import (
     ServiceId,
 )
 from ._netlink import NetlinkSocket
+from ._nft_listing import parse_listing
+from ._nftables import nftables_chains, table_words
 from ._report import identity
 
 # A virtual service and its real servers as the kernel reports them.
@@ -42,13 +46,15 @@ _XTABLES_WAIT = "10"
 _LEGACY_TABLES = {IPV4: "/proc/net/ip_tables_names", IPV6: "/proc/net/ip6_tables_names"}
 # iptables-nft exits with 3 when a native nft rule stands in a table that it is asked to print.
 _UNREADABLE_STATUS = 3
+# What nft says where the table, or all of nf_tables or of the family, does not exist.
+_NO_TABLE = re.compile("No such file or directory|not supported")
 
 
 class Router:
     """Chains and the IPVS table of the machine we run on, each only if asked for. Use it in a with statement.
 
     if_readable: more chains; they are left out of the state where iptables cannot print their table.
-    adopting: the declared rules for which strays are looked for.
+    adopting: the declared rules for which strays are looked for. nftables: our tables there, too.
     """
 
     def __init__(
@@ -57,10 +63,12 @@ class Router:
         ipvs: bool,
         if_readable: Collection[ChainId] = (),
         adopting: Collection[MarkRule] = (),
+        nftables: bool = False,
     ) -> None:
         self._chains = chains
         self._if_readable = if_readable
         self._adopting = adopting
+        self._nftables = nftables
         self._ipvs = ipvs
         self._netlink = NetlinkSocket()
 
@@ -78,6 +86,8 @@ class Router:
         for chain_id in self._if_readable:
             with suppress(ParseError):
                 chains[chain_id] = read_chain(chain_id)
+        if self._nftables:
+            chains.update(read_nftables())
         chains.update((chain_id, read_chain(chain_id, self._adopting)) for chain_id in self._chains)
         return RouterState(chains, pools_of(self.entries()) if self._ipvs else {})
 
@@ -107,8 +117,8 @@ class Router:
 
         Loads ip_vs; the kernel itself loads schedulers when they are named. Raises LvsError for what is missing.
         """
-        for family in {operation.id.family for operation in operations if isinstance(operation, ChainEdit)}:
-            host.find(f"{COMMAND[family]}-restore")
+        for tool in {_writer(operation.id) for operation in operations if isinstance(operation, ChainEdit)}:
+            host.find(tool)
         if any(isinstance(operation, IpvsOperation) for operation in operations) and not self._netlink.family:
             status, _output, said = host.attempt(["modprobe", "ip_vs"])
             if not self._netlink.find_family():
@@ -116,11 +126,13 @@ class Router:
 
     def write(self, operation: Operation) -> None:
         """Carry out one operation. Raises ToolError or KernelError."""
-        if isinstance(operation, ChainEdit):
-            restore = [f"{COMMAND[operation.id.family]}-restore", "--noflush", "--wait", _XTABLES_WAIT]
-            host.run(restore, transaction(operation.id.table, operation.lines))
-        else:
+        if not isinstance(operation, ChainEdit):
             self._write_ipvs(operation)
+        elif operation.id.tool == NFTABLES:
+            host.run([_writer(operation.id), "-f", "-"], "".join(f"{line}\n" for line in operation.lines))
+        else:
+            restore = [_writer(operation.id), "--noflush", "--wait", _XTABLES_WAIT]
+            host.run(restore, transaction(operation.id.table, operation.lines))
 
     def _write_ipvs(self, operation: IpvsOperation) -> None:
         words = ipvsadm.command_line(operation)
@@ -128,6 +140,11 @@ class Router:
             self._netlink.request(wire.COMMANDS[operation.command], _payload(operation), words)
         except KernelError as error:
             raise KernelError(words, error.code, _meaning(operation, error.code)) from None
+
+
+def _writer(chain_id: ChainId) -> str:
+    """The command that carries out a transaction on a chain of ours."""
+    return "nft" if chain_id.tool == NFTABLES else f"{COMMAND[chain_id.family]}-restore"
 
 
 def _payload(operation: IpvsOperation) -> bytes:
@@ -186,6 +203,34 @@ def saved_table(family: str, table: str) -> str:
         raise ParseError(f"{tool} -t {table}: exit status {status}: {unreadable(family, table)}: {said.strip()}")
     if status:
         raise ToolError([tool, "-t", table], status, said or output)
+    return output
+
+
+def read_nftables() -> dict[ChainId, Chain]:
+    """Our tables of nftables; none where there is no nft."""
+    readable = host.installed("nft") and _has_nf_tables()
+    return {
+        chain_id: parse_listing(_listed(chain_id.family) if readable else "", chain_id.family)
+        for chain_id in nftables_chains()
+    }
+
+
+def _has_nf_tables() -> bool:
+    """Whether nft can be asked without loading nf_tables: it is loaded, or built in, or not to be had at all."""
+    if host.is_loaded("nf_tables"):
+        return True
+    _status, output, _said = host.attempt(["modprobe", "--show-depends", "nf_tables"])
+    return all(line.startswith("builtin ") for line in output.splitlines())
+
+
+def _listed(family: str) -> str:
+    """Our table as nft prints it in JSON; empty where there is none."""
+    listing = ["nft", "-j", "list", "table", *table_words(family).split()]
+    status, output, said = host.attempt(listing)
+    if status and _NO_TABLE.search(said):
+        return ""
+    if status:
+        raise ToolError(listing, status, said or output)
     return output
 
 

@@ -221,6 +221,7 @@ from ansible_collections.lvs.fleet.plugins.module_utils._router import (
     local_addresses,
     pools_of,
     read_chain,
+    read_nftables,
     saved_ruleset,
     saved_table,
 )
@@ -228,7 +229,7 @@ from ansible_collections.lvs.fleet.plugins.module_utils._router import (
 
 @dataclass
 class Rules:
-    """What iptables tells, by chain and family; problems has one for each table mangle that cannot be read."""
+    """What iptables and nftables tell, by chain and family; problems has one for each table that cannot be read."""
 
     chains: dict[ChainId, Chain] = field(default_factory=dict)
     tables: dict[ChainId, tuple[TableRule, ...]] = field(default_factory=dict)
@@ -246,6 +247,9 @@ def read_rules() -> Rules:
             found.given[chain_id.family] = marks_given(saved)
         except ParseError as error:
             found.problems.append(report.unreadable(chain_id.family, str(error)))
+    for chain_id, chain in read_nftables().items():
+        found.chains[chain_id] = chain
+        found.given.setdefault(chain_id.family, set()).update(rule.mark for rule in chain.rules if rule.mark)
     for chain_id in snat_chains():
         with suppress(ParseError):
             found.chains[chain_id] = read_chain(chain_id)

@@ -1,7 +1,7 @@
 # Copyright: lvs.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A kernel to try the collection on: tables mangle and nat behind iptables-save, IPVS behind generic netlink.
+"""A kernel to try the collection on: tables behind iptables-save and nft, IPVS behind generic netlink.
 
 It shares no code with the collection and is strict: what the real tools would not take it refuses, and what they would
 not be asked for raises AssertionError. test_fake_kernel.py compares it with recordings of a real one.
@@ -27,6 +27,7 @@ from typing import Any
 from unittest import mock
 
 from ansible_collections.lvs.fleet.plugins.module_utils import _host, _netlink
+from ansible_collections.lvs.fleet.tests.unit.fake_nft import Nft, NftError
 
 FAMILIES = {"iptables": "ipv4", "ip6tables": "ipv6"}
 
@@ -359,10 +360,14 @@ class FakeKernel:
         self.mangle = {family: Table(family, "mangle") for family in FAMILIES.values()}
         self.nat = {family: Table(family, "nat") for family in FAMILIES.values()}
         self.ipvs = Ipvs()
+        self.nft = Nft()
         self.loaded = loaded
         self.loadable = True
         self.backend = backend
-        self.installed = {"iptables", "ip6tables"}
+        self.installed = {"iptables", "ip6tables", "nft"}
+        # Modules with a folder in /sys/module, and those of which modprobe says what it would load.
+        self.modules = {"nf_tables"}
+        self.loadable_modules: set[str] = set()
         self.local: set[str] = set()
         # What "ip rule" and "ip route show table TABLE type local" print, by option.
         self.policy_rules: dict[str, list[dict[str, Any]]] = {}
@@ -378,7 +383,7 @@ class FakeKernel:
         self.sockets: list[FakeSocket] = []
         self._lock_timeouts: list[int] = []
 
-    def snapshot(self) -> tuple[Any, Any]:
+    def snapshot(self) -> tuple[Any, ...]:
         return deepcopy(
             (
                 [
@@ -389,6 +394,7 @@ class FakeKernel:
                     for tables in (self.mangle, self.nat)
                 ],
                 {key: (service.attributes, service.servers) for key, service in self.ipvs.services.items()},
+                self.nft.tables,
             )
         )
 
@@ -408,6 +414,7 @@ class FakeKernel:
                 (_host, "read_text", self._read_text),
                 (_host, "lock", self._lock),
                 (_host, "processes", self._processes),
+                (_host, "is_loaded", self.modules.__contains__),
             ):
                 stack.enter_context(mock.patch.object(module, name, value))
             yield self
@@ -458,6 +465,8 @@ class FakeKernel:
             local = [f"local {words[2]} dev lo src {words[2]} uid 0 \n    cache <local> \n" for words in asked
                      if words[2] in self.local]  # fmt: skip
             return SimpleNamespace(returncode=2, stdout="".join(local), stderr="")
+        if tool == "nft" and "nft" in self.installed:
+            return self._nft(arguments, input)
         program, _dash, action = tool.partition("-")
         if program not in self.installed:
             raise FileNotFoundError(tool)
@@ -481,7 +490,25 @@ class FakeKernel:
         routes = [{"type": "local", "dst": name, "dev": "lo"} for name in self.local_routes[family, words[3]]]
         return SimpleNamespace(returncode=0, stdout=json.dumps(routes), stderr="")
 
+    def _nft(self, arguments: list[str], text: str) -> Any:
+        """As the real one it loads nf_tables, whatever it is asked."""
+        assert not (self.loadable_modules - self.modules and self.read_only), "reading loads a module"
+        try:
+            if arguments == ["-f", "-"]:
+                if self._next_write():
+                    raise NftError("Could not process rule: Cannot allocate memory")
+                self.nft.run(text)
+                self.after_write()
+                return SimpleNamespace(returncode=0, stdout="", stderr="")
+            assert arguments[:3] == ["-j", "list", "table"], arguments
+            return SimpleNamespace(returncode=0, stdout=json.dumps(self.nft.listing(*arguments[3:])), stderr="")
+        except NftError as error:
+            return SimpleNamespace(returncode=1, stdout="", stderr=f"{error}\n")
+
     def _modprobe(self, arguments: list[str]) -> Any:
+        if arguments[:1] == ["--show-depends"]:
+            loads = arguments[1] in self.loadable_modules
+            return SimpleNamespace(returncode=int(not loads), stdout="insmod /lib/x.ko \n" * loads, stderr="")
         assert arguments == ["ip_vs"] and not self.read_only
         self.loaded = self.loadable
         said = "" if self.loadable else "modprobe: FATAL: Module ip_vs not found.\n"

@@ -28,12 +28,13 @@ PLUGINS = Path(__file__).parents[2] / "plugins"
 MODULE_UTILS = {path.stem: path for path in sorted((PLUGINS / "module_utils").glob("*.py"))}
 # Standard library that does no I/O. socket is in only one of them, for constants and inet_pton.
 PURE_LIBRARY = {
-    "__future__", "collections", "dataclasses", "difflib", "functools", "ipaddress", "itertools", "re", "struct",
-    "typing",
+    "__future__", "bisect", "collections", "dataclasses", "difflib", "functools", "ipaddress", "itertools", "json",
+    "re", "struct", "typing",
 }  # fmt: skip
 PURE = {
     "_adopt", "_conflicts", "_errors", "_foreign", "_ip", "_ip_words", "_iptables", "_ipvsadm", "_match", "_model",
-    "_mss", "_options", "_params", "_parts", "_plan", "_real_server", "_report", "_wire",
+    "_markmap", "_mss", "_nft_listing", "_nftables", "_options", "_params", "_parts", "_plan", "_real_server",
+    "_report", "_wire",
 }  # fmt: skip
 SOCKET_CONSTANTS = {"AF_INET", "AF_INET6", "IPPROTO_TCP", "IPPROTO_UDP", "inet_ntop", "inet_pton"}
 

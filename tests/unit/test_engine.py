@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from ansible_collections.lvs.fleet.plugins.module_utils import _engine, _host
 from ansible_collections.lvs.fleet.plugins.module_utils._engine import Outcome, Target, converge
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LockError, LvsError, ParseError, ToolError
+from ansible_collections.lvs.fleet.plugins.module_utils._model import IPTABLES, MARKINGS
 from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_services
 from ansible_collections.lvs.fleet.plugins.module_utils._plan import plan, virtual_services_target
 from ansible_collections.lvs.fleet.plugins.module_utils._router import Router
@@ -38,13 +40,13 @@ AFTER = [
 ]  # fmt: skip
 
 
-def wanting(given: list[dict[str, Any]], purge: str = "owned") -> Target:
-    declared = virtual_services(given)
+def wanting(given: list[dict[str, Any]], purge: str = "owned", marking: str = IPTABLES) -> Target:
+    declared = replace(virtual_services(given), marking=marking)
     return lambda current: virtual_services_target(current, declared, purge)
 
 
 def run(kernel: FakeKernel, target: Target, check: bool = False) -> Outcome:
-    with kernel.running(), Router(CHAINS, ipvs=True) as router:
+    with kernel.running(), Router(CHAINS, ipvs=True, nftables=True) as router:
         return converge(router, target, check, 30)
 
 
@@ -86,14 +88,20 @@ def test_refused_at_any_operation_all_is_as_before(place: int) -> None:
     assert last == (done if place else "Nothing had been changed.")
 
 
-@given(states(), declared_services(), st.sampled_from(["none", "owned", "all"]), st.integers(0, 40))
+@given(
+    states(),
+    declared_services(),
+    st.sampled_from(["none", "owned", "all"]),
+    st.sampled_from(MARKINGS),
+    st.integers(0, 40),
+)
 def test_any_refused_run_leaves_any_router_as_it_was(
-    current: Any, given: list[dict[str, Any]], purge: str, place: int
+    current: Any, given: list[dict[str, Any]], purge: str, marking: str, place: int
 ) -> None:
     kernel = kernel_with(current)
     kernel.refused = lambda number: number == place
     try:
-        run(kernel, wanting(given, purge))
+        run(kernel, wanting(given, purge, marking))
     except LvsError:
         assert read(kernel) == current
     else:
@@ -255,7 +263,7 @@ def test_an_edit_of_a_service_that_somebody_removed() -> None:
 
 def test_the_lock_is_waited_for_and_check_mode_takes_none(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = kernel_before()
-    with kernel.running(), Router(CHAINS, ipvs=True) as router:
+    with kernel.running(), Router(CHAINS, ipvs=True, nftables=True) as router:
 
         def held(timeout: int) -> Any:
             raise LockError(f"held for {timeout}")
