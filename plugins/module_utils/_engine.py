@@ -82,9 +82,8 @@ def _carry_out(router: Router, target: Target, outlook: Outcome) -> None:
     router.prepare(outlook.operations)
     done = 0
     try:
-        for operation in outlook.operations:
-            router.write(operation)
-            done += 1
+        for more in router.write(outlook.operations):
+            done += more
         _verify(router, target)
     except (LvsError, OSError) as error:
         raise LvsError(f"{error}\n{_undo(router, outlook.before, done)}") from error
@@ -103,8 +102,7 @@ def _undo(router: Router, before: RouterState, done: int) -> str:
     """Plan the way back from whatever is there now, go it, and say how that went."""
     try:
         back = plan(router.read(), before)
-        for operation in back:
-            router.write(operation)
+        sum(router.write(back))
     except (LvsError, OSError) as error:
         return f"Going back failed as well, so the router is half changed ({done} operations were done): {error}"
     if not done:

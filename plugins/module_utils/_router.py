@@ -9,6 +9,7 @@ import errno
 from contextlib import suppress
 from dataclasses import replace
 from ipaddress import ip_address
+from itertools import groupby, islice
 from types import TracebackType
 from typing import Any, Collection, Iterable, Iterator, List, Sequence, Tuple
 
@@ -42,6 +43,10 @@ _XTABLES_WAIT = "10"
 _LEGACY_TABLES = {IPV4: "/proc/net/ip_tables_names", IPV6: "/proc/net/ip6_tables_names"}
 # iptables-nft exits with 3 when a native nft rule stands in a table that it is asked to print.
 _UNREADABLE_STATUS = 3
+
+# How many changes of the IPVS table go to the kernel at once, and which ones may: ipvsadm's letters.
+_AT_ONCE = 128
+_TOGETHER = {"A": "additions", "a": "additions", "E": "edits", "e": "edits"}
 
 
 class Router:
@@ -89,7 +94,7 @@ class Router:
         return [(service, self._real_servers(service)) for service in services]
 
     def _real_servers(self, service: wire.Attributes) -> list[wire.Attributes]:
-        service_id = wire.encode_id(wire.decode_service(service).id)
+        service_id = wire.encode_id(wire.decode_id(service))
         found = self._netlink.dump(wire.CMD_GET_DEST, service_id)
         return [wire.attributes(real_server[wire.ATTR_DEST]) for real_server in found]
 
@@ -114,20 +119,42 @@ class Router:
             if not self._netlink.find_family():
                 raise LvsError(f"this kernel has no IPVS: modprobe ip_vs: exit status {status}: {said.strip()}")
 
-    def write(self, operation: Operation) -> None:
-        """Carry out one operation. Raises ToolError or KernelError."""
-        if isinstance(operation, ChainEdit):
-            restore = [f"{COMMAND[operation.id.family]}-restore", "--noflush", "--wait", _XTABLES_WAIT]
-            host.run(restore, transaction(operation.id.table, operation.lines))
-        else:
-            self._write_ipvs(operation)
+    def write(self, operations: Sequence[Operation]) -> Iterator[int]:
+        """Carry out operations in their order; after each step, how many more are done.
 
-    def _write_ipvs(self, operation: IpvsOperation) -> None:
-        words = ipvsadm.command_line(operation)
-        try:
-            self._netlink.request(wire.COMMANDS[operation.command], _payload(operation), words)
-        except KernelError as error:
-            raise KernelError(words, error.code, _meaning(operation, error.code)) from None
+        Raises ToolError or KernelError, and then nothing of a later step was begun.
+        """
+        for step in _steps(operations):
+            if isinstance(step[0], ChainEdit):
+                self._write_chain(step[0])
+                yield 1
+            else:
+                yield from self._write_ipvs([change for change in step if isinstance(change, IpvsOperation)])
+
+    def _write_chain(self, edit: ChainEdit) -> None:
+        restore = [f"{COMMAND[edit.id.family]}-restore", "--noflush", "--wait", _XTABLES_WAIT]
+        host.run(restore, transaction(edit.id.table, edit.lines))
+
+    def _write_ipvs(self, step: Sequence[IpvsOperation]) -> Iterator[int]:
+        refused = self._netlink.request([(wire.COMMANDS[change.command], _payload(change)) for change in step])
+        yield len(step) - len(refused)
+        for place, code in refused.items():
+            raise KernelError(ipvsadm.command_line(step[place]), code, _meaning(step[place], code))
+
+
+def _steps(operations: Iterable[Operation]) -> Iterator[list[Operation]]:
+    """Operations that are sent at once, although the kernel goes on after one that it refuses.
+
+    That does no harm where they add or edit. What gives a mark or takes something away goes alone, once all before it
+    is known to be done.
+    """
+    for together, group in groupby(operations, key=_together):
+        while step := list(islice(group, _AT_ONCE if together else 1)):
+            yield step
+
+
+def _together(operation: Operation) -> str:
+    return "" if isinstance(operation, ChainEdit) else _TOGETHER.get(operation.command, "")
 
 
 def _payload(operation: IpvsOperation) -> bytes:
@@ -207,7 +234,7 @@ def counters_of(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """What the kernel counted for each virtual service and each of its real servers."""
     return [
         {
-            **identity(wire.decode_service(service).id),
+            **identity(wire.decode_id(service)),
             **wire.decode_counters(service, wire.SVC_STATS64, wire.SVC_STATS),
             "real_servers": [_real_server_counters(service, real_server) for real_server in real_servers],
         }
@@ -216,7 +243,7 @@ def counters_of(entries: Sequence[Entry]) -> list[dict[str, Any]]:
 
 
 def _real_server_counters(service: wire.Attributes, found: wire.Attributes) -> dict[str, Any]:
-    server = wire.decode_real_server(found, wire.decode_service(service).id.family)
+    server = wire.decode_real_server(found, wire.decode_id(service).family)
     return {
         "address": server.address,
         "port": server.port,

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from ansible_collections.lvs.fleet.plugins.module_utils import _engine, _host
 from ansible_collections.lvs.fleet.plugins.module_utils._engine import Outcome, Target, converge
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LockError, LvsError, ParseError, ToolError
+from ansible_collections.lvs.fleet.plugins.module_utils._model import IpvsOperation, Operation
 from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_services
 from ansible_collections.lvs.fleet.plugins.module_utils._plan import plan, virtual_services_target
 from ansible_collections.lvs.fleet.plugins.module_utils._router import Router
@@ -68,22 +70,46 @@ def test_a_run_then_nothing_more_to_do() -> None:
     assert kernel.writes == COUNT
 
 
+def end_of_step(operations: Sequence[Operation], place: int) -> int:
+    """Up to where the kernel goes on after an operation that it refuses: additions are sent at once, and edits."""
+    sent_together = next((kind for kind in ("Aa", "Ee") if letter(operations[place]) in kind), "")
+    end = place + 1
+    while end < len(operations) and letter(operations[end]) in sent_together:
+        end += 1
+    return end
+
+
+def letter(operation: Operation) -> str:
+    return operation.command if isinstance(operation, IpvsOperation) else "a chain"
+
+
 @pytest.mark.parametrize("place", range(COUNT))
-def test_refused_at_any_operation_all_is_as_before(place: int) -> None:
+def test_refused_at_any_operation_all_is_as_before(place: int, monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = kernel_before()
     before = read(kernel)
+    operations = plan(before, wanting(AFTER)(before))
     kernel.refused = lambda number: number == place
+    done: list[int] = []
+    kernel.after_write = lambda: done.append(kernel.writes)
+    undo, begun, successes = _engine._undo, [], []
+
+    def noting(*arguments: Any) -> str:
+        begun.append(kernel.writes)
+        successes.append(len(done))
+        return undo(*arguments)
+
+    monkeypatch.setattr(_engine, "_undo", noting)
     with pytest.raises(LvsError) as caught:
         run(kernel, wanting(AFTER))
     assert read(kernel) == before
-    operations = plan(before, wanting(AFTER)(before))
     first, last = str(caught.value).split("\n")
     refusal = "Cannot allocate memory" if "ipvsadm" in first else "exit status 4: Another app is currently holding"
     assert refusal in first
     words = _engine.describe(operations[place])[0].split(" -t mangle")[0]
     assert first.startswith(words)
-    done = f"The {place} operations done until then were undone; the router is as it was before."
-    assert last == (done if place else "Nothing had been changed.")
+    assert begun == [end_of_step(operations, place)]
+    told = f"The {successes[0]} operations done until then were undone; the router is as it was before."
+    assert last == (told if successes[0] else "Nothing had been changed.")
 
 
 @given(states(), declared_services(), st.sampled_from(["none", "owned", "all"]), st.integers(0, 40))

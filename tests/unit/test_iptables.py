@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -259,5 +260,5 @@ def longest(before: list[Any], after: list[Any]) -> int:
 def test_as_many_rules_as_can_be_stay(before: list[Any], after: list[Any]) -> None:
     pairs = iptables.alike(before, after)
     assert all(before[place] == after[found] for place, found in pairs)
-    assert all(one[0] < other[0] and one[1] < other[1] for one, other in zip(pairs, pairs[1:], strict=False))
+    assert all(one[0] < other[0] and one[1] < other[1] for one, other in pairwise(pairs))
     assert len(pairs) == longest(before, after)
