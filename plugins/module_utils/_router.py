@@ -11,7 +11,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 from itertools import groupby, islice
 from types import TracebackType
-from typing import Any, Collection, Iterable, Iterator, List, Sequence, Tuple
+from typing import Collection, Iterable, Iterator, Sequence
 
 from . import _host as host
 from . import _ipvsadm as ipvsadm
@@ -33,10 +33,7 @@ from ._model import (
     ServiceId,
 )
 from ._netlink import NetlinkSocket
-from ._report import identity
-
-# A virtual service and its real servers as the kernel reports them.
-Entry = Tuple[wire.Attributes, List[wire.Attributes]]
+from ._wire import Entry
 
 # Seconds to wait for the lock that iptables-legacy takes; the nft variant has transactions instead and ignores it.
 _XTABLES_WAIT = "10"
@@ -86,17 +83,27 @@ class Router:
         chains.update((chain_id, read_chain(chain_id, self._adopting)) for chain_id in self._chains)
         return RouterState(chains, pools_of(self.entries()) if self._ipvs else {})
 
-    def entries(self) -> list[Entry]:
-        """Every virtual service with its real servers, as the kernel reports them."""
-        if not self._netlink.family:
-            return []
-        services = [wire.attributes(found[wire.ATTR_SERVICE]) for found in self._netlink.dump(wire.CMD_GET_SERVICE)]
-        return [(service, self._real_servers(service)) for service in services]
+    def read_again(self, state: RouterState, operations: Iterable[Operation]) -> RouterState:
+        """A state, but what the operations touched as it is now."""
+        edited = {operation.id for operation in operations if isinstance(operation, ChainEdit)}
+        chains = {key: read_chain(key, self._adopting if key in self._chains else ()) for key in edited}
+        touched = {operation.service.id for operation in operations if isinstance(operation, IpvsOperation)}
+        pools = {key: pool for key, pool in state.pools.items() if key not in touched}
+        if touched:
+            pools.update(pools_of(self.entries(touched)))
+        return RouterState({**state.chains, **chains}, pools)
 
-    def _real_servers(self, service: wire.Attributes) -> list[wire.Attributes]:
-        service_id = wire.encode_id(wire.decode_id(service))
-        found = self._netlink.dump(wire.CMD_GET_DEST, service_id)
-        return [wire.attributes(real_server[wire.ATTR_DEST]) for real_server in found]
+    def entries(self, only: Collection[ServiceId] | None = None) -> Iterator[Entry]:
+        """Virtual services, all or only some, each with its real servers, as the kernel reports them."""
+        found = self._netlink.dump(wire.CMD_GET_SERVICE) if self._netlink.family else []
+        for service in [wire.attributes(entry[wire.ATTR_SERVICE]) for entry in found]:
+            service_id = wire.decode_id(service)
+            if only is None or service_id in only:
+                yield service, self._real_servers(service_id)
+
+    def _real_servers(self, service_id: ServiceId) -> list[wire.Attributes]:
+        found = self._netlink.dump(wire.CMD_GET_DEST, wire.encode_id(service_id))
+        return [wire.attributes(entry[wire.ATTR_DEST]) for entry in found]
 
     def timeouts(self) -> dict[str, int]:
         """The connection timeouts in seconds; nothing while ip_vs is not loaded."""
@@ -180,7 +187,7 @@ def _meaning(operation: IpvsOperation, code: int) -> str:
     }.get(code, "")
 
 
-def pools_of(entries: Sequence[Entry]) -> dict[ServiceId, Pool]:
+def pools_of(entries: Iterable[Entry]) -> dict[ServiceId, Pool]:
     """The kernel's entries as values."""
     pools = (_pool(service, real_servers) for service, real_servers in entries)
     return {pool.service.id: pool for pool in pools}
@@ -228,28 +235,6 @@ def _exists(family: str, table: str = "") -> bool:
         return bool(path)
     loaded = host.read_text(_LEGACY_TABLES[family]).split()
     return table in loaded if table else bool(loaded)
-
-
-def counters_of(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """What the kernel counted for each virtual service and each of its real servers."""
-    return [
-        {
-            **identity(wire.decode_id(service)),
-            **wire.decode_counters(service, wire.SVC_STATS64, wire.SVC_STATS),
-            "real_servers": [_real_server_counters(service, real_server) for real_server in real_servers],
-        }
-        for service, real_servers in entries
-    ]
-
-
-def _real_server_counters(service: wire.Attributes, found: wire.Attributes) -> dict[str, Any]:
-    server = wire.decode_real_server(found, wire.decode_id(service).family)
-    return {
-        "address": server.address,
-        "port": server.port,
-        **wire.decode_counters(found, wire.DEST_STATS64, wire.DEST_STATS),
-        **wire.decode_connections(found),
-    }
 
 
 def local_addresses(destinations: Iterable[tuple[str, int]]) -> set[str]:

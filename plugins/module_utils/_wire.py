@@ -11,13 +11,15 @@ from __future__ import annotations
 import socket
 import struct
 from ipaddress import ip_address
-from typing import Any, Dict, Iterator, NamedTuple, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
 
 from ._errors import ParseError
 from ._model import FULL_NETMASK, IPV4, IPV6, RealServer, ServiceId, VirtualService, family_of, flag_names
 
 # An attribute's type and its payload.
 Attributes = Dict[int, bytes]
+# A virtual service and its real servers as the kernel reports them.
+Entry = Tuple[Attributes, List[Attributes]]
 # One message: its type, its sequence number, what follows the netlink header.
 Message = Tuple[int, int, bytes]
 

@@ -157,19 +157,69 @@ def test_another_writer_is_noticed_afterwards_and_all_is_undone() -> None:
     assert read(kernel) == before
 
 
+def lose(kernel: FakeKernel, place: int) -> None:
+    """Have the kernel say yes to one write and not do it."""
+
+    def losing(carry_out: Any) -> Any:
+        return lambda *arguments: 0 if kernel.writes == place + 1 else carry_out(*arguments)
+
+    for table in (*kernel.mangle.values(), *kernel.nat.values()):
+        table.restore = losing(table.restore)  # type: ignore[method-assign]
+    kernel.ipvs.request = losing(kernel.ipvs.request)  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("place", range(COUNT))
+def test_an_operation_that_came_to_nothing_is_noticed_and_all_is_undone(place: int) -> None:
+    kernel = kernel_before()
+    before = read(kernel)
+    lose(kernel, place)
+    with pytest.raises(LvsError, match="were undone; the router is as it was before"):
+        run(kernel, wanting(AFTER))
+    assert kernel.writes > place
+    assert read(kernel) == before
+
+
+def test_only_what_was_touched_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = kernel_before()
+    dumped: list[int] = []
+    answer = kernel.ipvs.dump
+
+    def dump(command: int, body: bytes) -> list[bytes]:
+        dumped.append(command)
+        return answer(command, body)
+
+    monkeypatch.setattr(kernel.ipvs, "dump", dump)
+    reads = kernel_reads(kernel, monkeypatch)
+    changed = {**BEFORE[0], "real_servers": [{"address": "10.0.0.1", "weight": 9}, {"address": "10.0.0.2"}]}
+    assert len(run(kernel, wanting([changed, BEFORE[1]])).operations) == 1
+    services, servers = 4, 8
+    assert dumped == [services, *[servers] * 4, services, servers]
+    assert reads == [["iptables-save", "-t", "nat"], ["ip6tables-save", "-t", "nat"], ["iptables-save", "-t", "mangle"],
+                     ["ip6tables-save", "-t", "mangle"]]  # fmt: skip
+
+
+def kernel_reads(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands that print tables, as they come."""
+    reads: list[list[str]] = []
+    tell = kernel._run
+
+    def note(argv: list[str], **options: Any) -> Any:
+        reads.append(argv)
+        return tell(argv, **options)
+
+    monkeypatch.setattr(kernel, "_run", note)
+    return reads
+
+
 @pytest.mark.parametrize("error", [OSError(105, "No buffer space available"), ToolError(["iptables-save"], 1, "no")])
 def test_an_error_while_reading_back_is_undone_too(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = kernel_before()
     before = read(kernel)
-    real = Router.read
 
-    def fail_once(router: Router) -> Any:
-        if kernel.writes == COUNT:
-            kernel.writes += 1
-            raise error
-        return real(router)
+    def fail(*_arguments: Any) -> Any:
+        raise error
 
-    monkeypatch.setattr(Router, "read", fail_once)
+    monkeypatch.setattr(Router, "read_again", fail)
     with pytest.raises(LvsError, match="operations done until then were undone"):
         run(kernel, wanting(AFTER))
     monkeypatch.undo()

@@ -20,7 +20,8 @@ from ansible_collections.lvs.fleet.plugins.module_utils._errors import KernelErr
 from ansible_collections.lvs.fleet.plugins.module_utils._ipvsadm import command_line
 from ansible_collections.lvs.fleet.plugins.module_utils._model import Pool, RouterState, ServiceId
 from ansible_collections.lvs.fleet.plugins.module_utils._plan import plan
-from ansible_collections.lvs.fleet.plugins.module_utils._router import Entry, _payload, counters_of, pools_of
+from ansible_collections.lvs.fleet.plugins.module_utils._report import counters_of
+from ansible_collections.lvs.fleet.plugins.module_utils._router import _payload, pools_of
 from ansible_collections.lvs.fleet.tests.unit.recording import RECORDED, bodies, parse_saved, reply_error
 
 FIRST_BODY = 20  # behind the netlink and the generic netlink header
@@ -37,7 +38,7 @@ def requested(exchange: dict[str, Any]) -> wire.Attributes:
     return wire.attributes(bytes.fromhex(exchange["request"])[FIRST_BODY:])
 
 
-def recorded_entries(listing: str) -> list[Entry]:
+def recorded_entries(listing: str) -> list[wire.Entry]:
     """What the kernel answered when ipvsadm listed the table: first the services, then the servers of each."""
     first, *others = RECORDED[listing]["exchanges"]
     servers = {
