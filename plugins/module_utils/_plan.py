@@ -10,13 +10,12 @@ mode and for the way back after a failure.
 from __future__ import annotations
 
 from dataclasses import replace
-from difflib import SequenceMatcher
 from typing import Iterable, Iterator, Mapping, Sequence
 
 from . import _nftables as nftables
 from ._errors import LvsError
 from ._foreign import obstacle_in_chain
-from ._iptables import COMMAND, chain_rule, edit_chain, parse_table, retired
+from ._iptables import COMMAND, alike, chain_rule, edit_chain, parse_table, retired
 from ._markmap import is_record
 from ._model import (
     IPTABLES,
@@ -171,9 +170,13 @@ def _merged(
     if not managed:
         return (*current, *wanted)
     instead: list[list[ChainRule]] = [[] for _rule in managed]
-    for _tag, start, stop, first, last in SequenceMatcher(None, managed, wanted, autojunk=False).get_opcodes():
+    start = first = 0
+    for stop, last in [*alike(managed, wanted), (len(managed), len(wanted))]:
         for offset, rule in enumerate(wanted[first:last]):
             instead[max(min(start + offset, stop - 1), 0)].append(rule)
+        if stop < len(managed):
+            instead[stop].append(wanted[last])
+        start, first = stop + 1, last + 1
     replacements = iter(instead)
     return tuple(new for rule in current for new in (next(replacements) if _is_managed(rule, names) else [rule]))
 

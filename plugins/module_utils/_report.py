@@ -10,6 +10,7 @@ from ipaddress import ip_network
 from itertools import groupby
 from typing import Any, Iterable, Iterator, Mapping, Sequence
 
+from . import _wire as wire
 from ._errors import ValidationError
 from ._iptables import port_items, render_rule
 from ._markmap import arranged, joined
@@ -247,6 +248,31 @@ def _real_server(server: RealServer, with_port: bool) -> dict[str, Any]:
         if value:
             shape[key] = value
     return shape
+
+
+# -- counters -----------------------------------------------------------------------------------------------------
+
+
+def counters_of(entries: Iterable[wire.Entry]) -> list[dict[str, Any]]:
+    """What the kernel counted for each virtual service and each of its real servers."""
+    return [
+        {
+            **identity(wire.decode_id(service)),
+            **wire.decode_counters(service, wire.SVC_STATS64, wire.SVC_STATS),
+            "real_servers": [_real_server_counters(service, real_server) for real_server in real_servers],
+        }
+        for service, real_servers in entries
+    ]
+
+
+def _real_server_counters(service: wire.Attributes, found: wire.Attributes) -> dict[str, Any]:
+    server = wire.decode_real_server(found, wire.decode_id(service).family)
+    return {
+        "address": server.address,
+        "port": server.port,
+        **wire.decode_counters(found, wire.DEST_STATS64, wire.DEST_STATS),
+        **wire.decode_connections(found),
+    }
 
 
 # -- problems -----------------------------------------------------------------------------------------------------

@@ -217,7 +217,6 @@ from ansible_collections.lvs.fleet.plugins.module_utils._iptables import (
 from ansible_collections.lvs.fleet.plugins.module_utils._model import FAMILIES, Chain, ChainId, RouterState, TableRule
 from ansible_collections.lvs.fleet.plugins.module_utils._router import (
     Router,
-    counters_of,
     local_addresses,
     pools_of,
     read_chain,
@@ -279,7 +278,7 @@ def conflicts(state: RouterState, rules: Rules, policies: list[dict[str, Any]]) 
 
 def survey() -> dict[str, Any]:
     with Router((), ipvs=True) as router:
-        entries = router.entries()
+        entries = list(router.entries())
         timeouts, daemons = router.timeouts(), router.daemons()
     rules = read_rules()
     state = RouterState(rules.chains, pools_of(entries))
@@ -293,7 +292,7 @@ def survey() -> dict[str, Any]:
         "services": services,
         "rules": report.rules(state),
         "ipvs_services": report.ipvs_services(state),
-        "counters": counters_of(entries),
+        "counters": report.counters_of(entries),
         "timeouts": timeouts,
         "daemons": daemons,
         "foreign_rules": foreign(rules),

@@ -329,18 +329,27 @@ class FakeSocket:
         assert address == (0, 0)
 
     def send(self, data: bytes) -> int:
+        """One datagram, with as many requests as there is room for; each is carried out, whatever came before it."""
         assert not self._answers, "a request before the answer to the last one was read"
-        length, kind, flags, sequence, port = HEADER.unpack_from(data)
-        assert length == len(data) and port == 0 and flags & 0x1
-        command, version, _reserved = GENERIC.unpack_from(data, HEADER.size)
-        assert version == 1
-        body = data[HEADER.size + GENERIC.size :]
-        self._answers = self._kernel.answer(kind, flags, sequence, command, body)
+        assert len(data) < 1 << 17, "more than fits into the socket's buffer"
+        offset = 0
+        while offset < len(data):
+            length, kind, flags, sequence, port = HEADER.unpack_from(data, offset)
+            assert HEADER.size + GENERIC.size <= length <= len(data) - offset and length % 4 == 0
+            assert port == 0 and flags & 0x1
+            command, version, _reserved = GENERIC.unpack_from(data, offset + HEADER.size)
+            assert version == 1
+            body = data[offset + HEADER.size + GENERIC.size : offset + length]
+            self._answers += self._kernel.answer(kind, flags, sequence, command, body)
+            offset += length
+        assert self._answers, "nobody would wait for an answer that does not come"
         return len(data)
 
-    def recv(self, size: int) -> bytes:
-        assert self._answers and size >= 1 << 15
-        return self._answers.pop(0)
+    def recv_into(self, buffer: memoryview) -> int:
+        assert self._answers and len(buffer) >= 1 << 15
+        answer = self._answers.pop(0)
+        buffer[: len(answer)] = answer
+        return len(answer)
 
     def close(self) -> None:
         self.closed = True
@@ -546,14 +555,14 @@ class FakeKernel:
         else:
             assert kind == IPVS_FAMILY and self.loaded
             if flags & DUMP != DUMP:
-                assert flags & ACK_ONLY
                 if command == 13:
+                    assert flags & ACK_ONLY
                     timeouts = pack(*((kind, struct.pack("=I", 13 - kind)) for kind in (4, 5, 6)))
                     return [netlink_message(kind, sequence, GENERIC.pack(12, 1, 0) + timeouts), done(0)]
                 code = errno.ENOMEM if self._next_write() else self.ipvs.request(command, body)
                 if not code:
                     self.after_write()
-                return [done(code)]
+                return [done(code)] if code or flags & ACK_ONLY else []
             entries = self.ipvs.dump(command, body)
         messages = [netlink_message(kind, sequence, GENERIC.pack(1, 1, 0) + entry) for entry in entries]
         datagrams = [b"".join(group) for group in _in_groups(messages, 3)]

@@ -28,7 +28,7 @@ PLUGINS = Path(__file__).parents[2] / "plugins"
 MODULE_UTILS = {path.stem: path for path in sorted((PLUGINS / "module_utils").glob("*.py"))}
 # Standard library that does no I/O. socket is in only one of them, for constants and inet_pton.
 PURE_LIBRARY = {
-    "__future__", "bisect", "collections", "dataclasses", "difflib", "functools", "ipaddress", "itertools", "json",
+    "__future__", "bisect", "collections", "dataclasses", "functools", "ipaddress", "itertools", "json",
     "re", "struct", "typing",
 }  # fmt: skip
 PURE = {

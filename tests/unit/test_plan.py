@@ -52,8 +52,7 @@ def carry_out(kernel: FakeKernel, operations: Any) -> RouterState:
     with kernel.running(), Router(CHAINS, ipvs=True, nftables=True) as router:
         kernel.locked = True
         router.prepare(operations)
-        for operation in operations:
-            router.write(operation)
+        assert sum(router.write(operations)) == len(operations)
         kernel.locked = False
         return router.read()
 
