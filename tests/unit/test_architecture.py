@@ -22,6 +22,7 @@ from ansible_collections.lvs.fleet.plugins.modules import (
     ipvs_service,
     lvs_info,
     lvs_service,
+    machine_info,
 )
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
@@ -100,6 +101,9 @@ def test_nothing_but_the_standard_library(name: str) -> None:
 # -- the documentation --------------------------------------------------------------------------------------------
 
 MODULES = {"lvs_service": lvs_service, "iptables_mark": iptables_mark, "ipvs_service": ipvs_service}
+OTHERS = {
+    "ip_objects": ip_objects, "iptables_mss": iptables_mss, "lvs_info": lvs_info, "machine_info": machine_info,
+}  # fmt: skip
 ITEMS = {
     "lvs_service": (
         "services",
@@ -192,10 +196,10 @@ def test_what_is_documented_as_required_is(name: str, path: tuple[str, ...], sub
         read([with_value(item, path, None)])
 
 
-@pytest.mark.parametrize("name", [*MODULES, "ip_objects", "iptables_mss", "lvs_info"])
+@pytest.mark.parametrize("name", [*MODULES, *OTHERS])
 def test_the_argument_spec_is_the_documentation(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Down to the items, which the parser checks itself, to tell all that is wrong with them at once."""
-    module = {**MODULES, "ip_objects": ip_objects, "iptables_mss": iptables_mss, "lvs_info": lvs_info}[name]
+    module = {**MODULES, **OTHERS}[name]
     seen: dict[str, Any] = {}
 
     def record(_self: Any, argument_spec: dict[str, Any], supports_check_mode: bool) -> None:
