@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,13 @@ def test_only_one_place_opens_a_socket() -> None:
 @pytest.mark.parametrize("name", sorted(MODULE_UTILS))
 def test_nothing_but_the_standard_library(name: str) -> None:
     assert [found for found in imported(MODULE_UTILS[name]) if found.startswith("ansible")] == []
+
+
+def test_an_execution_environment_has_what_the_filters_import() -> None:
+    libraries = {found.partition(".")[0] for path in (PLUGINS / "filter").glob("*.py") for found in imported(path)}
+    wanted = (PLUGINS.parent / "meta/ee-requirements.txt").read_text().splitlines()
+    named = {line for line in wanted if not line.startswith("#")}
+    assert libraries - sys.stdlib_module_names - {"ansible", "ansible_collections"} == named
 
 
 # -- the documentation --------------------------------------------------------------------------------------------
