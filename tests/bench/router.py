@@ -1,0 +1,241 @@
+# Copyright: lvs.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The control plane, in the bench's kernel: so many services loaded and changed in several ways.
+
+python -m ...router FOLDER SIZE REPETITIONS prints a Comparison on each line, as JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.lvs.fleet.tests.bench import shapes
+from ansible_collections.lvs.fleet.tests.bench.measure import Comparison, Way, compared, in_turns, seconds
+from ansible_collections.lvs.fleet.tests.bench.netlink import Ipvs
+
+PYTHON = "/usr/bin/python3"
+STOCK = "ipvsadm -R, iptables-restore"
+KERNEL = "the same netlink messages, sent in batches; iptables-restore"
+ENGINE = "lvs_service without Ansible"
+MODULE = "lvs_service"
+KEEPALIVED = "keepalived, without marks"
+STOCK_READ = "ipvsadm -Sn, iptables-save, ip6tables-save"
+LONGEST = 600
+
+
+class Router:
+    """The kernel we run on, with what to load into it."""
+
+    def __init__(self, folder: Path, size: int) -> None:
+        self.folder = folder
+        self.size = size
+        self.ipvs = Ipvs()
+        self.batches = self.ipvs.batches((folder / "messages").read_bytes())
+        self.peaks: list[float] = []
+        self.expected = shapes.table(size)
+        self.rules = shapes.mark_rules(size)
+
+    # -- the state
+
+    def empty(self) -> None:
+        self.ipvs.flush()
+        tool("iptables", "-t", "mangle", "-F")
+        tool("iptables", "-t", "mangle", "-X")
+
+    def check(self, marks: bool = True) -> None:
+        """All services with all of their servers are there, and all rules; otherwise the figure is worth nothing."""
+        assert table_now() == self.expected, "the IPVS table is not what was to be loaded"
+        saved = tool("iptables-save", "-t", "mangle").splitlines()
+        rules = [line for line in saved if line.startswith("-A") and not line.startswith("-A PREROUTING")]
+        assert rules == (self.rules if marks else []), "the rules are not what was to be loaded"
+        assert (f"-A PREROUTING -j {shapes.CHAIN}" in saved) is marks
+
+    # -- ways to load it all
+
+    def load_with_stock_tools(self) -> float:
+        self.empty()
+        took = seconds(lambda: self._feed("ipvsadm", "-R")) + seconds(self._restore_rules)
+        self.check()
+        return took
+
+    def load_with_kernel_only(self) -> float:
+        self.empty()
+        took = seconds(self._send_messages) + seconds(self._restore_rules)
+        self.check()
+        return took
+
+    def load_with_engine(self) -> float:
+        self.empty()
+        took = self.engine()["total"]
+        self.check()
+        return took
+
+    def load_with_module(self) -> float:
+        self.empty()
+        took = self.module("load", changed=True)
+        self.check()
+        return took
+
+    def load_with_keepalived(self) -> float:
+        self.empty()
+        with keepalived(self.folder / "keepalived.conf"):
+            took = seconds(self._wait_for_last_server)
+            # The last server is there when the last message was sent; what came before it, too.
+            self.check(marks=False)
+        return took
+
+    def _feed(self, name: str, *options: str) -> None:
+        with (self.folder / name.partition("-")[0]).open() as file:
+            done = subprocess.run([name, *options], stdin=file, capture_output=True, text=True, check=True)
+        # ipvsadm -R exits with 0 after most failures.
+        assert not done.stderr, done.stderr
+
+    def _restore_rules(self) -> None:
+        self._feed("iptables-restore", "--noflush")
+
+    def _send_messages(self) -> None:
+        for batch in self.batches:
+            self.ipvs.send(batch)
+
+    def _wait_for_last_server(self) -> None:
+        deadline = time.monotonic() + LONGEST
+        while self.ipvs.count_servers(self.size) < shapes.REAL_SERVERS:
+            assert time.monotonic() < deadline, "keepalived did not load it all"
+            time.sleep(0.05)
+
+    # -- ways to look and to change
+
+    def read_with_stock_tools(self) -> float:
+        def read() -> list[str]:
+            return [tool("ipvsadm", "-Sn"), *(tool(f"{name}-save", "-t", "mangle") for name in ("iptables", "ip6tables"))]
+
+        return seconds(read)
+
+    def find_nothing_to_do(self) -> float:
+        took = self.module("load", changed=False)
+        return took
+
+    def change_a_weight(self) -> float:
+        took = self.module("weigh", changed=True)
+        server = next(shapes.servers(self.size))
+        listed = tool("ipvsadm", "-Ln", "-f", str(self.size)).split(f"{server}:0", 1)[1].split()
+        assert listed[:2] == ["Route", "2"], listed[:2]
+        tool("ipvsadm", "-e", "-f", str(self.size), "-r", server, "-g", "-w", "1")
+        return took
+
+    def add_a_service(self) -> float:
+        took = self.module("add", changed=True)
+        added = self.size + 1
+        assert tool("ipvsadm", "-Ln", "-f", str(added)).count("Route") == shapes.REAL_SERVERS
+        rule = shapes.mark_rules(added)[-1]
+        assert rule in tool("iptables-save", "-t", "mangle").splitlines()
+        tool("ipvsadm", "-D", "-f", str(added))
+        tool("iptables", "-t", "mangle", "-D", shapes.CHAIN, str(added))
+        return took
+
+    # -- the product
+
+    def module(self, name: str, changed: bool) -> float:
+        """Run a module as Ansible does; what it says must be true."""
+        begin = time.perf_counter()
+        with subprocess.Popen([PYTHON, self.folder / name], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            output = process.stdout.read()
+            _pid, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        took = time.perf_counter() - begin
+        result = json.loads(output)
+        assert process.returncode == 0 and result.get("changed", False) is changed, output[:2000]
+        self.peaks.append(usage.ru_maxrss / 1024)
+        return took
+
+    def engine(self) -> dict[str, float]:
+        program = Path(__file__).with_name("engine.py")
+        done = subprocess.run(
+            [PYTHON, program, self.folder / "services.json"], stdout=subprocess.PIPE, text=True, check=True
+        )
+        return dict(json.loads(done.stdout))
+
+
+def tool(*words: str) -> str:
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def table_now() -> dict[str, list[str]]:
+    """The kernel's own listing: each service with its real servers, counters left out."""
+    found: dict[str, list[str]] = {}
+    service = ""
+    for line in Path("/proc/net/ip_vs").read_text().splitlines()[3:]:
+        words = line.split()
+        if words[0] == "->":
+            found[service].append(" ".join(words[1:4]))
+        else:
+            service = " ".join(words)
+            found[service] = []
+    return {service: sorted(servers) for service, servers in found.items()}
+
+
+@contextlib.contextmanager
+def keepalived(configuration: Path) -> Iterator[None]:
+    """keepalived with nothing but its health checking process, which loads the services."""
+    words = ["keepalived", "--dont-fork", "--check", f"--use-file={configuration}", "--pid=/run/k.pid"]
+    process = subprocess.Popen(
+        [*words, "--checkers_pid=/run/c.pid"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        # Not asked to end, because it would take its services away one by one.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for leftover in Path("/run").glob("[kc].pid"):
+            leftover.unlink()
+
+
+def converging(router: Router, repetitions: int) -> Comparison:
+    ways: dict[str, Way] = {
+        STOCK: router.load_with_stock_tools,
+        KERNEL: router.load_with_kernel_only,
+        KEEPALIVED: router.load_with_keepalived,
+        ENGINE: router.load_with_engine,
+        MODULE: router.load_with_module,
+    }
+    return compared(f"{router.size:,} services from empty", "s", STOCK, ways, repetitions)
+
+
+def changing(router: Router, repetitions: int) -> Comparison:
+    ways: dict[str, Way] = {
+        STOCK_READ: router.read_with_stock_tools,
+        "lvs_service, no change": router.find_nothing_to_do,
+        "lvs_service, a weight changed": router.change_a_weight,
+        "lvs_service, a service added": router.add_a_service,
+        "ping, a module that does nothing": lambda: router.module("ping", changed=False),
+    }
+    return compared(f"{router.size:,} services there", "s", STOCK_READ, ways, repetitions)
+
+
+def main() -> None:
+    folder, size, repetitions = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    router = Router(folder, size)
+    for measure in (converging, changing):
+        print(json.dumps(asdict(measure(router, repetitions))), flush=True)
+
+
+if __name__ == "__main__":
+    main()
