@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
@@ -21,13 +21,16 @@ from ansible_collections.lvs.fleet.plugins.module_utils._iptables import (
 )
 from ansible_collections.lvs.fleet.plugins.module_utils._model import (
     FAMILIES,
+    IPTABLES,
     IPV4,
     IPV6,
+    NFTABLES,
     Chain,
     Declaration,
     family_of,
 )
 from ansible_collections.lvs.fleet.plugins.module_utils._mss import mss_text, segments
+from ansible_collections.lvs.fleet.plugins.module_utils._nftables import boot_lines
 from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_services
 from ansible_collections.lvs.fleet.plugins.module_utils._plan import declared_rules
 from ansible_collections.lvs.fleet.plugins.module_utils._real_server import machine, needs
@@ -80,10 +83,16 @@ def vip_commands(services: Any, interface: str = "", table: int = 0) -> list[str
     return _vip_commands(_declared(services), _vips(services) if interface else [], interface, table)
 
 
-def router(services: Any, vip_interface: str = "", vip_table: int = 0, path: str = "lvs_services") -> dict[str, Any]:
+def router(
+    services: Any,
+    vip_interface: str = "",
+    vip_table: int = 0,
+    path: str = "lvs_services",
+    marking: str = IPTABLES,
+) -> dict[str, Any]:
     """All of the above at once. The services are read from the inventory and checked only once, which takes longest."""
     try:
-        declared = virtual_services(services, path)
+        declared = replace(virtual_services(services, path), marking=marking)
     except ValidationError as error:
         return {"problems": list(error.problems)}
     addresses = _vips(services) if vip_interface else []
@@ -92,6 +101,7 @@ def router(services: Any, vip_interface: str = "", vip_table: int = 0, path: str
         "kernel_modules": _kernel_modules(declared),
         "masqueraded": _masqueraded(declared),
         "marks": {family: _marks(declared, family) for family in FAMILIES},
+        "nftables_marks": _nftables_marks(declared),
         "ipvs_rules": _ipvs_rules(declared),
         "vip_commands": _vip_commands(declared, addresses, vip_interface, vip_table),
     }
@@ -128,6 +138,13 @@ def _marks(declared: Declaration, family: str) -> str:
     return "".join(
         transaction(chain_id.table, save_lines(chain_id, chain)) for chain_id, chain in wanted if chain.exists
     )
+
+
+def _nftables_marks(declared: Declaration) -> str:
+    """The commands that make our tables of nftables from nothing, or none of them if it is iptables that marks."""
+    rules = {family: [rule for rule in declared.rules if rule.family == family] for family in FAMILIES}
+    lines = [line for family in FAMILIES for line in boot_lines(family, rules[family])]
+    return "".join(f"{line}\n" for line in lines) if declared.marking == NFTABLES else ""
 
 
 def _ipvs_rules(declared: Declaration) -> str:

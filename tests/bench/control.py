@@ -86,4 +86,6 @@ def sizes_of_payloads() -> Comparison:
     folder = FOLDER / "modules"
     folder.mkdir()
     write_modules(folder, {name: (name, {}) for name in names})
-    return Comparison("what a task ships", "bytes", names[0], {name: [(folder / name).stat().st_size] for name in names})
+    return Comparison(
+        "what a task ships", "bytes", names[0], {name: [(folder / name).stat().st_size] for name in names}
+    )

@@ -119,7 +119,10 @@ class Router:
 
     def read_with_stock_tools(self) -> float:
         def read() -> list[str]:
-            return [tool("ipvsadm", "-Sn"), *(tool(f"{name}-save", "-t", "mangle") for name in ("iptables", "ip6tables"))]
+            return [
+                tool("ipvsadm", "-Sn"),
+                *(tool(f"{name}-save", "-t", "mangle") for name in ("iptables", "ip6tables")),
+            ]
 
         return seconds(read)
 

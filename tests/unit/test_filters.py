@@ -165,8 +165,29 @@ def test_router_is_all_others_at_once(services: list[dict[str, Any]]) -> None:
         **{name: FILTERS[name](services) for name in ("problems", "kernel_modules", "masqueraded", "ipvs_rules")},
         "marks": {family: FILTERS["marks"](services, family) for family in ("ipv4", "ipv6")},
         "vip_commands": FILTERS["vip_commands"](services, "eth0", 100),
+        "nftables_marks": "",
     }
     assert FILTERS["router"](services)["vip_commands"] == []
+
+
+@pytest.mark.parametrize("services", [SERVICES, FTP, []])
+def test_router_with_marks_by_nftables(services: list[dict[str, Any]]) -> None:
+    """All else is the same; of the rules of iptables those for FTP are left; the tables are made anew, or taken away."""
+    needs = FILTERS["router"](services, "eth0", 100, marking="nftables")
+    lines = needs.pop("nftables_marks").splitlines()
+    marks = needs.pop("marks")
+    by_iptables = FILTERS["router"](services, "eth0", 100)
+    assert needs == {key: value for key, value in by_iptables.items() if key not in ("nftables_marks", "marks")}
+    for family in ("ipv4", "ipv6"):
+        assert "LVS-MARK" not in marks[family]
+        assert ("LVS-SNAT" in marks[family]) == (services is FTP and family == "ipv4")
+    assert lines[:2] == ["add table ip lvs-mark", "delete table ip lvs-mark"]
+    assert ("add table ip6 lvs-mark" in lines, "delete table ip6 lvs-mark" in lines) == (True, True)
+    elements = [line for line in lines if line.startswith("add element")]
+    assert ('add element ip lvs-mark exact { 192.0.2.10 . tcp . 80 comment "lvs:web" : 0x50 }' in elements) == (
+        services is SERVICES
+    )
+    assert bool(elements) == bool(services)
 
 
 def test_of_broken_services_router_returns_the_problems() -> None:
