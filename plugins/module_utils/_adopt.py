@@ -161,6 +161,8 @@ def _conflict(
     chains: Mapping[ChainId, Chain], state: RouterState, wanted: Sequence[dict[str, Any]], marks: set[int]
 ) -> tuple[int, str]:
     """A mark that cannot be adopted along with the others, and why; 0 if there is none."""
+    if not marks:
+        return 0, ""
     for key, chain in chains.items():
         for stray, why in obstacles(key, chain):
             if stray.rule.mark in marks:

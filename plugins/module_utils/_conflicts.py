@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any, Iterable, Iterator, Mapping, Sequence
 
-from ._foreign import after_ours, by_chain, foreign_rules, is_covered, mark_after, restores
+from ._foreign import after_ours, by_chain, by_mark, foreign_rules, is_covered, mark_after, restores
 from ._match import covered
 from ._model import EVERYWHERE, FULL_MASK, ChainId, MarkRule, TableRule
 
@@ -41,8 +41,9 @@ def rule_problems(rules: Sequence[TableRule], chain_id: ChainId, own: Sequence[M
             mark = mark_after(rule, mine)
             why = f"{where} makes the mark {mine.mark} of the same packets {mark}"
             yield {"kind": "overridden", "message": why, **subject, "mark": mark}
+    given = by_mark(own)
     for rule in foreign_rules(rules, chain_id):
-        if rule.chain == chain_id.hook and is_covered(rule, own):
+        if rule.chain == chain_id.hook and is_covered(rule, given):
             why = f"{rule.chain} rule {rule.position} ({rule.text}) does what rules of ours do; adopt takes it over"
             subject = {"fwmark": rule.seen.mark, "family": chain_id.family, **_place(rule)}
             yield {"kind": "duplicate", "message": why, **subject}
@@ -71,11 +72,13 @@ def catching(policy_rules: Iterable[Mapping[str, Any]], own: Iterable[MarkRule])
 
     A rule for every mark but one is not about ours.
     """
+    whole = [mine for mine in own if mine.mask == FULL_MASK]
+    given = by_mark(whole)
     return [
         (policy, mine)
         for policy in policy_rules
-        for mine in own
-        if mine.mask == FULL_MASK and policy["family"] == mine.family and "inverted" not in policy
+        for mine in (given.get((policy["fwmark"], FULL_MASK), ()) if policy["mask"] == FULL_MASK else whole)
+        if policy["family"] == mine.family and "inverted" not in policy
         if not (policy["fwmark"] ^ mine.mark) & policy["mask"]
     ]
 

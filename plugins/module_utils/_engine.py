@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 from . import _host as host
 from . import _ipvsadm as ipvsadm
@@ -39,6 +39,15 @@ class Outcome:
         if with_diff:
             result["diff"] = {"before": render(self.before), "after": render(self.after)}
         return result
+
+
+def invocation(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What Ansible shows with -vvv of the options: of a long list only its length.
+
+    To send thousands of services back to where they came from takes as long as to read them from the kernel.
+    """
+    shown = {key: f"{len(value)} items" if isinstance(value, list) else value for key, value in options.items()}
+    return {"module_args": shown}
 
 
 def describe(operation: Operation) -> list[str]:

@@ -32,23 +32,30 @@ def _is_jump(rule: TableRule, chain_id: ChainId) -> bool:
 def strays(rules: Iterable[TableRule], chain_id: ChainId, declared: Iterable[MarkRule]) -> tuple[Stray, ...]:
     """The MARK rules in the hook that do nothing but what declared ones do."""
     hook = [rule for rule in rules if rule.chain == chain_id.hook]
-    own = [rule for rule in declared if rule.family == chain_id.family]
+    own = by_mark(rule for rule in declared if rule.family == chain_id.family)
     jumps = [rule.position for rule in hook if _is_jump(rule, chain_id)]
     taken = [rule for rule in hook if is_covered(rule, own)]
     # Where our jump is, or where it will be.
     place = jumps[-1] if jumps else max((rule.position for rule in taken), default=0)
-    between = [rule for rule in hook if rule not in taken and not _is_jump(rule, chain_id)]
+    places = {rule.position for rule in taken}
+    between = [rule for rule in hook if rule.position not in places and not _is_jump(rule, chain_id)]
     return tuple(
         Stray(rule.text, rule.seen, rule.position, rule.position > place, _obstacle(rule, place, between))
         for rule in taken
     )
 
 
-def is_covered(rule: TableRule, declared: Iterable[MarkRule]) -> bool:
-    """Whether declared rules give each packet of a rule the same mark."""
-    return (
-        rule.marks and rule.exact and covered(rule.seen, (other for other in declared if _same_mark(other, rule.seen)))
-    )
+def by_mark(rules: Iterable[MarkRule]) -> dict[tuple[int, int], list[MarkRule]]:
+    """MARK rules by what they give, mark and mask."""
+    found: dict[tuple[int, int], list[MarkRule]] = {}
+    for rule in rules:
+        found.setdefault((rule.mark, rule.mask), []).append(rule)
+    return found
+
+
+def is_covered(rule: TableRule, declared: Mapping[tuple[int, int], Sequence[MarkRule]]) -> bool:
+    """Whether declared rules, by what they give, give each packet of a rule the same mark."""
+    return rule.marks and rule.exact and covered(rule.seen, declared.get((rule.seen.mark, rule.seen.mask), ()))
 
 
 def _same_mark(one: MarkRule, other: MarkRule) -> bool:

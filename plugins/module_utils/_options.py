@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
-from typing import Any, Callable, Mapping, Sequence, TypeVar
+from typing import Any, Callable, Sequence, TypeVar
 
 from ._model import FULL_NETMASK, IPV4, PortRange
 
@@ -26,9 +28,11 @@ class Options:
     def __init__(self, given: Any, path: str, problems: list[str]) -> None:
         self.path = path
         self.problems = problems
-        self._given: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
+        self._given: Mapping[str, Any] = {}
         self._taken: set[str] = set()
-        if not isinstance(given, Mapping):
+        if isinstance(given, Mapping):
+            self._given = given
+        else:
             self.problem("", f"{show(given)} is not a mapping of options")
 
     def problem(self, key: str, why: str) -> None:
@@ -208,13 +212,20 @@ def unicast_address(value: Any) -> str:
     """The address of one machine, in canonical form."""
     if not isinstance(value, str) or "%" in value:
         raise ValueError(f"{show(value)} is not an IP address")
+    return _unicast_address(value)
+
+
+# A machine is a real server of many services.
+@lru_cache(maxsize=None)
+def _unicast_address(value: str) -> str:
     try:
         parsed = ip_address(value)
     except ValueError:
         raise ValueError(f"{show(value)} is not an IP address") from None
-    if parsed.is_multicast or parsed.is_unspecified or str(parsed) == "255.255.255.255":
+    address = str(parsed)
+    if parsed.is_multicast or address in ("0.0.0.0", "::", "255.255.255.255"):
         raise ValueError(f"{show(value)} is not the address of one machine")
-    return str(parsed)
+    return address
 
 
 def netmask(family: str) -> Callable[[Any], int]:

@@ -90,11 +90,12 @@ def services(state: RouterState) -> tuple[list[dict[str, Any]], list[dict[str, A
     for rule in own_rules(state):
         by_name.setdefault(rule.name, []).append(rule)
     users = Counter(mark for own in by_name.values() for mark in {rule.mark for rule in own})
+    snat_texts = _snat_texts(state)
     found, problems = [], []
     for name in _names(state):
         own = by_name[name]
         pools = [state.pools[key] for key in _ids(own) if key in state.pools]
-        snat_rules = _snat_rules(state, name)
+        snat_rules = snat_texts.get(name, [])
         service = virtual_service(name, own, pools)
         if snat_rules:
             service["helper"] = "ftp"
@@ -110,15 +111,13 @@ def _names(state: RouterState) -> list[str]:
     """The names in one order that is that of both chains: a service of one family stands between those of both."""
     found: list[str] = []
     for family in FAMILIES:
-        before, found = found, []
+        before, found, start = found, [], 0
+        places = {name: place for place, name in enumerate(before)}
         for name in dict.fromkeys(rule.name for rule in own_rules(state) if rule.family == family):
-            if name in before:
-                place = before.index(name) + 1
-                found += before[:place]
-                del before[:place]
-            elif name not in found:
-                found.append(name)
-        found += before
+            end = places.get(name, -1) + 1
+            found += before[start:end] if end else [name]
+            start = max(start, end)
+        found += before[start:]
     return found
 
 
@@ -164,10 +163,13 @@ def own_rules(state: RouterState) -> list[MarkRule]:
     return [*found[IPTABLES], *joined(found[NFTABLES])]
 
 
-def _snat_rules(state: RouterState, name: str) -> list[str]:
-    """What the service of that name has in table nat."""
-    chains = (chain for key, chain in state.chains.items() if key.table == "nat")
-    return [rule.text for chain in chains for rule in chain.rules if rule.name == name]
+def _snat_texts(state: RouterState) -> dict[str, list[str]]:
+    """What services have in table nat, by their names."""
+    found: dict[str, list[str]] = {}
+    for key, chain in state.chains.items():
+        for rule in chain.rules if key.table == "nat" else ():
+            found.setdefault(rule.name, []).append(rule.text)
+    return found
 
 
 def virtual_service(name: str, own: Sequence[MarkRule], pools: Sequence[Pool]) -> dict[str, Any]:

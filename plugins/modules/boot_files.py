@@ -103,12 +103,6 @@ operations:
     - chmod 0600 /etc/lvs/marks.v4
     - systemctl enable lvs-restore.service
     - remove /etc/lvs/marks.v6
-previous:
-  description: What each file held before, by its path; empty for a file that was not there.
-  returned: success
-  type: dict
-  sample:
-    /etc/lvs/ipvs.rules: "-A -f 80 -s wlc\n"
 """
 
 import os
@@ -256,7 +250,6 @@ def converge(options: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     return {
         "changed": bool(changes.operations),
         "operations": changes.operations,
-        "previous": {path: shown(text) for path, text in before.items()},
         "diff": changes.diffs,
     }
 

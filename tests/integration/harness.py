@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import gc
 import importlib
 import json
 import os
@@ -234,6 +235,7 @@ class Router:
             pytest.raises(SystemExit),
         ):
             MODULES[module].main()
+        gc.enable()
         return json.loads(output.getvalue())
 
     def run(self, module: str, /, **options: Any) -> Result:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 from contextlib import redirect_stdout
@@ -35,10 +36,11 @@ def run_module(module: ModuleType, kernel: FakeKernel, check: bool = False, **op
     kernel.read_only = check
     with kernel.running(), redirect_stdout(output), pytest.raises(SystemExit):
         module.main()
+    gc.enable()
     kernel.read_only = False
     assert all(sock.closed for sock in kernel.sockets)
     answer: dict[str, Any] = json.loads(output.getvalue())
-    del answer["invocation"]
+    assert answer.pop("invocation")["module_args"].keys() >= options.keys()
     return answer
 
 

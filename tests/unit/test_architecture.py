@@ -30,8 +30,8 @@ PLUGINS = Path(__file__).parents[2] / "plugins"
 MODULE_UTILS = {path.stem: path for path in sorted((PLUGINS / "module_utils").glob("*.py"))}
 # Standard library that does no I/O. socket is in only one of them, for constants and inet_pton.
 PURE_LIBRARY = {
-    "__future__", "bisect", "collections", "dataclasses", "functools", "ipaddress", "itertools", "json",
-    "re", "struct", "typing",
+    "__future__", "bisect", "collections", "collections.abc", "dataclasses", "functools", "ipaddress", "itertools",
+    "json", "re", "struct", "typing",
 }  # fmt: skip
 PURE = {
     "_adopt", "_conflicts", "_errors", "_foreign", "_ip", "_ip_words", "_iptables", "_ipvsadm", "_match", "_model",

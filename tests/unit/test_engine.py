@@ -350,3 +350,8 @@ def test_the_lock_is_waited_for_and_check_mode_takes_none(monkeypatch: pytest.Mo
         assert converge(router, wanting(AFTER), True, 5).operations
         monkeypatch.undo()
     assert kernel.writes == 0
+
+
+def test_what_ansible_shows_of_the_options_leaves_long_lists_out() -> None:
+    shown = _engine.invocation({"services": AFTER, "purge": "owned", "adopt": False})
+    assert shown == {"module_args": {"services": "2 items", "purge": "owned", "adopt": False}}

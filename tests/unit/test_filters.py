@@ -172,7 +172,7 @@ def test_router_is_all_others_at_once(services: list[dict[str, Any]]) -> None:
 
 @pytest.mark.parametrize("services", [SERVICES, FTP, []])
 def test_router_with_marks_by_nftables(services: list[dict[str, Any]]) -> None:
-    """All else is the same; of the rules of iptables those for FTP are left; the tables are made anew, or taken away."""
+    """All else is the same; of the rules of iptables those for FTP are left; the tables are made anew or taken away."""
     needs = FILTERS["router"](services, "eth0", 100, marking="nftables")
     lines = needs.pop("nftables_marks").splitlines()
     marks = needs.pop("marks")
