@@ -16,7 +16,6 @@ NETLINK_GENERIC = 16
 BUFFER = 1 << 20
 # The kernel answers each message of a batch while it works on it: the answers have to fit into the buffer.
 BATCH = 200
-CMD_FLUSH = 17
 _HEADER = struct.Struct("=IHHII")
 
 
@@ -31,10 +30,6 @@ class Ipvs:
         self.socket.send(wire.message(wire.GENL_ID_CTRL, 0, 0, wire.CTRL_CMD_GETFAMILY, name))
         ((_kind, _sequence, body),) = wire.messages(self.socket.recv(BUFFER))
         self.family = wire.family_id(wire.generic_attributes(body))
-
-    def flush(self) -> None:
-        """Remove all services."""
-        self.send([wire.message(self.family, wire.NLM_F_ACK, 0, CMD_FLUSH, b"")])
 
     def count_servers(self, fwmark: int) -> int:
         """How many real servers a service has; none while it is not there."""

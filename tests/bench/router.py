@@ -11,19 +11,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ansible_collections.lvs.fleet.tests.bench import shapes
-from ansible_collections.lvs.fleet.tests.bench.measure import Comparison, Way, compared, in_turns, seconds
+from ansible_collections.lvs.fleet.tests.bench.measure import Comparison, Way, compared, seconds, show
 from ansible_collections.lvs.fleet.tests.bench.netlink import Ipvs
+from ansible_collections.lvs.fleet.tests.integration.harness import Namespace
 
 PYTHON = "/usr/bin/python3"
 STOCK = "ipvsadm -R, iptables-restore"
@@ -41,18 +40,13 @@ class Router:
     def __init__(self, folder: Path, size: int) -> None:
         self.folder = folder
         self.size = size
-        self.ipvs = Ipvs()
-        self.batches = self.ipvs.batches((folder / "messages").read_bytes())
-        self.peaks: list[float] = []
+        self.messages = (folder / "messages").read_bytes()
         self.expected = shapes.table(size)
         self.rules = shapes.mark_rules(size)
+        # Of each run of a module, in MB.
+        self.peaks: list[float] = []
 
     # -- the state
-
-    def empty(self) -> None:
-        self.ipvs.flush()
-        tool("iptables", "-t", "mangle", "-F")
-        tool("iptables", "-t", "mangle", "-X")
 
     def check(self, marks: bool = True) -> None:
         """All services with all of their servers are there, and all rules; otherwise the figure is worth nothing."""
@@ -65,36 +59,29 @@ class Router:
     # -- ways to load it all
 
     def load_with_stock_tools(self) -> float:
-        self.empty()
-        took = seconds(lambda: self._feed("ipvsadm", "-R")) + seconds(self._restore_rules)
-        self.check()
-        return took
+        return seconds(lambda: self._feed("ipvsadm", "-R")) + seconds(self._restore_rules)
 
     def load_with_kernel_only(self) -> float:
-        self.empty()
-        took = seconds(self._send_messages) + seconds(self._restore_rules)
-        self.check()
-        return took
+        ipvs = Ipvs()
+        batches = ipvs.batches(self.messages)
+        return seconds(lambda: [ipvs.send(batch) for batch in batches]) + seconds(self._restore_rules)
 
     def load_with_engine(self) -> float:
-        self.empty()
-        took = self.engine()["total"]
-        self.check()
-        return took
+        return self.engine()["total"]
 
     def load_with_module(self) -> float:
-        self.empty()
-        took = self.module("load", changed=True)
-        self.check()
-        return took
+        return self.module("load", changed=True)
 
     def load_with_keepalived(self) -> float:
-        self.empty()
+        """Its services come in the order of its configuration, so the last real server tells the end."""
+        ipvs = Ipvs()
+        deadline = time.monotonic() + LONGEST
+        begin = time.perf_counter()
         with keepalived(self.folder / "keepalived.conf"):
-            took = seconds(self._wait_for_last_server)
-            # The last server is there when the last message was sent; what came before it, too.
-            self.check(marks=False)
-        return took
+            while ipvs.count_servers(self.size) < shapes.REAL_SERVERS:
+                assert time.monotonic() < deadline, "keepalived did not load it all"
+                time.sleep(0.05)
+            return time.perf_counter() - begin
 
     def _feed(self, name: str, *options: str) -> None:
         with (self.folder / name.partition("-")[0]).open() as file:
@@ -105,27 +92,19 @@ class Router:
     def _restore_rules(self) -> None:
         self._feed("iptables-restore", "--noflush")
 
-    def _send_messages(self) -> None:
-        for batch in self.batches:
-            self.ipvs.send(batch)
-
-    def _wait_for_last_server(self) -> None:
-        deadline = time.monotonic() + LONGEST
-        while self.ipvs.count_servers(self.size) < shapes.REAL_SERVERS:
-            assert time.monotonic() < deadline, "keepalived did not load it all"
-            time.sleep(0.05)
-
     # -- ways to look and to change
 
     def read_with_stock_tools(self) -> float:
         def read() -> list[str]:
-            return [tool("ipvsadm", "-Sn"), *(tool(f"{name}-save", "-t", "mangle") for name in ("iptables", "ip6tables"))]
+            return [
+                tool("ipvsadm", "-Sn"),
+                *(tool(f"{name}-save", "-t", "mangle") for name in ("iptables", "ip6tables")),
+            ]
 
         return seconds(read)
 
     def find_nothing_to_do(self) -> float:
-        took = self.module("load", changed=False)
-        return took
+        return self.module("load", changed=False)
 
     def change_a_weight(self) -> float:
         took = self.module("weigh", changed=True)
@@ -208,18 +187,39 @@ def keepalived(configuration: Path) -> Iterator[None]:
             leftover.unlink()
 
 
+def on_fresh_router(way: Way, check: Callable[[], None]) -> float:
+    """The figure of a way in a network namespace of its own.
+
+    Emptying one would not do: the kernel keeps removed real servers for two minutes, and looks through all of them
+    whenever one is added.
+    """
+    namespace = Namespace()
+    try:
+        with namespace.inside():
+            figure = way()
+            check()
+            return figure
+    finally:
+        namespace.close()
+
+
 def converging(router: Router, repetitions: int) -> Comparison:
-    ways: dict[str, Way] = {
+    loading: dict[str, Way] = {
         STOCK: router.load_with_stock_tools,
         KERNEL: router.load_with_kernel_only,
         KEEPALIVED: router.load_with_keepalived,
         ENGINE: router.load_with_engine,
         MODULE: router.load_with_module,
     }
+    ways: dict[str, Way] = {
+        name: partial(on_fresh_router, way, partial(router.check, marks=name != KEEPALIVED))
+        for name, way in loading.items()
+    }
     return compared(f"{router.size:,} services from empty", "s", STOCK, ways, repetitions)
 
 
 def changing(router: Router, repetitions: int) -> Comparison:
+    """With everything loaded, reading and small changes."""
     ways: dict[str, Way] = {
         STOCK_READ: router.read_with_stock_tools,
         "lvs_service, no change": router.find_nothing_to_do,
@@ -227,14 +227,20 @@ def changing(router: Router, repetitions: int) -> Comparison:
         "lvs_service, a service added": router.add_a_service,
         "ping, a module that does nothing": lambda: router.module("ping", changed=False),
     }
-    return compared(f"{router.size:,} services there", "s", STOCK_READ, ways, repetitions)
+    namespace = Namespace()
+    with namespace.inside():
+        router.load_with_kernel_only()
+        found = compared(f"{router.size:,} services there", "s", STOCK_READ, ways, repetitions)
+        router.check()
+    namespace.close()
+    return found
 
 
 def main() -> None:
     folder, size, repetitions = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     router = Router(folder, size)
     for measure in (converging, changing):
-        print(json.dumps(asdict(measure(router, repetitions))), flush=True)
+        show(measure(router, repetitions))
 
 
 if __name__ == "__main__":
