@@ -43,8 +43,9 @@ class Router:
         self.messages = (folder / "messages").read_bytes()
         self.expected = shapes.table(size)
         self.rules = shapes.mark_rules(size)
-        # Of each run of a module, in MB.
-        self.peaks: list[float] = []
+        # The most memory that each run of a module took, in MB, and where each run of the engine spent its time.
+        self.peaks: dict[str, list[float]] = {}
+        self.spent: list[dict[str, float]] = []
 
     # -- the state
 
@@ -67,7 +68,7 @@ class Router:
         return seconds(lambda: [ipvs.send(batch) for batch in batches]) + seconds(self._restore_rules)
 
     def load_with_engine(self) -> float:
-        return self.engine()["total"]
+        return self.engine(changed=True)
 
     def load_with_module(self) -> float:
         return self.module("load", changed=True)
@@ -128,24 +129,21 @@ class Router:
 
     def module(self, name: str, changed: bool) -> float:
         """Run a module as Ansible does; what it says must be true."""
-        begin = time.perf_counter()
-        with subprocess.Popen([PYTHON, self.folder / name], stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout
-            output = process.stdout.read()
-            _pid, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-        took = time.perf_counter() - begin
-        result = json.loads(output)
-        assert process.returncode == 0 and result.get("changed", False) is changed, output[:2000]
-        self.peaks.append(usage.ru_maxrss / 1024)
-        return took
+        child = Path(__file__).with_name("child.py")
+        found = json.loads(tool(PYTHON, str(child), PYTHON, str(self.folder / name)))
+        result = json.loads(found["output"])
+        assert result.get("changed", False) is changed, found["output"][:2000]
+        self.peaks.setdefault(name, []).append(found["peak"] / 1024)
+        return float(found["seconds"])
 
-    def engine(self) -> dict[str, float]:
+    def engine(self, changed: bool) -> float:
+        """Run what is inside of lvs_service."""
         program = Path(__file__).with_name("engine.py")
-        done = subprocess.run(
-            [PYTHON, program, self.folder / "services.json"], stdout=subprocess.PIPE, text=True, check=True
-        )
-        return dict(json.loads(done.stdout))
+        output = tool(PYTHON, str(program), str(self.folder / "services.json"))
+        spent = json.loads(output)
+        assert spent.pop("changed") is changed
+        self.spent.append(spent)
+        return float(spent["total"])
 
 
 def tool(*words: str) -> str:
@@ -236,11 +234,31 @@ def changing(router: Router, repetitions: int) -> Comparison:
     return found
 
 
+def memory(router: Router) -> Comparison:
+    """Of the runs that have been measured."""
+    names = {"ping": "ping", "load": "lvs_service"}
+    samples = {way: router.peaks[name] for name, way in names.items()}
+    return Comparison(f"{router.size:,} services, memory of a module at its peak", "MB", "ping", samples)
+
+
+def profile(router: Router) -> Comparison:
+    """Where the engine's time went when it loaded them all."""
+    names = {
+        "total": "lvs_service without Ansible",
+        "outside": "of that in the kernel and in iptables",
+        "planning": "of that planning and parsing, in Python",
+    }
+    samples = {way: [spent[name] for spent in router.spent] for name, way in names.items()}
+    return Comparison(f"{router.size:,} services from empty, what takes the time", "s", names["total"], samples)
+
+
 def main() -> None:
     folder, size, repetitions = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     router = Router(folder, size)
-    for measure in (converging, changing):
-        show(measure(router, repetitions))
+    show(converging(router, repetitions))
+    show(profile(router))
+    show(changing(router, repetitions))
+    show(memory(router))
 
 
 if __name__ == "__main__":
