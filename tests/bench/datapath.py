@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.lvs.fleet.tests.bench import shapes
+from ansible_collections.lvs.fleet.tests.bench.facts import NEEDED
 from ansible_collections.lvs.fleet.tests.bench.measure import Comparison, compared, printed, show
 from ansible_collections.lvs.fleet.tests.integration.conftest import VARIANTS, kernel_allows
 from ansible_collections.lvs.fleet.tests.integration.harness import Namespace, Router, hide_run
@@ -43,8 +44,7 @@ Marking = Callable[[], None]
 
 
 def comparisons() -> Iterator[Comparison]:
-    needed = ("ethtool", "iptables", "nftables", "iproute2")
-    subprocess.run([Path(__file__).parents[1] / "tools/need", *needed], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([NEEDED, "ethtool", "iproute2"], check=True, stdout=subprocess.DEVNULL)
     yield from printed([sys.executable, "-m", __name__])
 
 

@@ -12,25 +12,21 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
-# What prints its version how; some do so on the error output.
-TOOLS = {
-    "iptables": ["iptables", "--version"],
-    "nft": ["nft", "--version"],
-    "ipvsadm": ["ipvsadm", "--version"],
-    "keepalived": ["keepalived", "--version"],
-    "kernel of the bench with IPVS": ["linux.uml", "--version"],
-}
+# Of Debian, where the lab's machines come from, too.
+PACKAGES = ("iptables", "nftables", "ipvsadm", "keepalived", "user-mode-linux")
+NEEDED = Path(__file__).parents[1] / "tools/need"
 
 
 def facts() -> dict[str, str]:
-    """The machine and the versions of what is measured."""
+    """The machine and the versions of what is measured; packages that are missing get installed."""
+    subprocess.run([NEEDED, *PACKAGES], check=True, stdout=subprocess.DEVNULL)
     return {
         "processor": f"{_field('/proc/cpuinfo', 'model name')}, {os.cpu_count()} cores",
         "memory": _field("/proc/meminfo", "MemTotal"),
         "kernel": platform.release(),
-        "Python": f"{platform.python_version()}; modules run on {_version(['/usr/bin/python3', '--version'])}",
+        "Python": f"{platform.python_version()}; modules run on {_output('/usr/bin/python3', '--version')}",
         "ansible-core": version("ansible-core"),
-        **{name: _version(command) for name, command in TOOLS.items()},
+        **{name: _output("dpkg-query", "--show", "--showformat=${Version}", name) for name in PACKAGES},
     }
 
 
@@ -40,11 +36,5 @@ def _field(path: str, name: str) -> str:
     return found[1] if found else "unknown"
 
 
-def _version(command: list[str]) -> str:
-    """The first number with points in what a tool prints about itself."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return "not installed"
-    found = re.search(r"\d+(\.\d+)+\S*", done.stdout + done.stderr)
-    return found[0].rstrip(",") if found else "unknown"
+def _output(*command: str) -> str:
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()

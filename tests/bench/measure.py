@@ -86,10 +86,14 @@ def printed(command: Sequence[str | Path]) -> Iterator[Comparison]:
     """The comparisons that a program prints, one as JSON on each line. Raises RuntimeError if it fails."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
         assert program.stdout
-        for line in program.stdout:
-            yield Comparison(**json.loads(line))
+        try:
+            for line in program.stdout:
+                yield Comparison(**json.loads(line))
+        except BaseException:
+            program.terminate()
+            raise
     if program.returncode:
-        raise RuntimeError(f"{command}: exit status {program.returncode}")
+        raise RuntimeError(f"{' '.join(map(str, command))}: exit status {program.returncode}")
 
 
 def show(comparison: Comparison) -> None:
