@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,7 +22,7 @@ from typing import Any
 
 from ansible_collections.lvs.fleet.tests.bench import shapes
 from ansible_collections.lvs.fleet.tests.bench.facts import NEEDED
-from ansible_collections.lvs.fleet.tests.bench.measure import Comparison, compared, printed, show
+from ansible_collections.lvs.fleet.tests.bench.measure import Comparison, compared, printed, show, tool
 from ansible_collections.lvs.fleet.tests.integration.conftest import VARIANTS, kernel_allows
 from ansible_collections.lvs.fleet.tests.integration.harness import Namespace, Router, hide_run
 
@@ -44,7 +43,7 @@ Marking = Callable[[], None]
 
 
 def comparisons() -> Iterator[Comparison]:
-    subprocess.run([NEEDED, "ethtool", "iproute2"], check=True, stdout=subprocess.DEVNULL)
+    tool(NEEDED, "ethtool", "iproute2")
     yield from printed([sys.executable, "-m", __name__])
 
 
@@ -107,10 +106,6 @@ def connect(left: Namespace, right: Namespace, name: str, network: str) -> None:
         with namespace.inside():
             tool("ip", "address", "add", f"{network}.{number + 1}/24", "dev", f"{name}{number}")
             tool("ip", "link", "set", f"{name}{number}", "up")
-
-
-def tool(*words: str, stdin: str = "") -> str:
-    return subprocess.run(words, input=stdin, capture_output=True, text=True, check=True).stdout
 
 
 # -- ways to give marks -------------------------------------------------------------------------------------------

@@ -82,6 +82,11 @@ def seconds(action: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
+def tool(*words: str | Path, stdin: str = "") -> str:
+    """What a command prints; it has to succeed."""
+    return subprocess.run(words, input=stdin, capture_output=True, text=True, check=True).stdout
+
+
 def printed(command: Sequence[str | Path]) -> Iterator[Comparison]:
     """The comparisons that a program prints, one as JSON on each line. Raises RuntimeError if it fails."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from ansible_collections.lvs.fleet.tests.bench import shapes
-from ansible_collections.lvs.fleet.tests.bench.measure import Comparison, Way, compared, seconds, show
+from ansible_collections.lvs.fleet.tests.bench.measure import Comparison, Way, compared, seconds, show, tool
 from ansible_collections.lvs.fleet.tests.bench.netlink import BATCH, Ipvs
 from ansible_collections.lvs.fleet.tests.integration.harness import Namespace
 
@@ -79,7 +79,7 @@ class Router:
         ipvs = Ipvs()
         deadline = time.monotonic() + LONGEST
         begin = time.perf_counter()
-        with keepalived(self.folder / "keepalived.conf"):
+        with keepalived(self.folder):
             while ipvs.count_servers(self.size) < shapes.REAL_SERVERS:
                 assert time.monotonic() < deadline, "keepalived did not load it all"
                 time.sleep(0.05)
@@ -131,7 +131,7 @@ class Router:
     def module(self, name: str, changed: bool) -> float:
         """Run a module as Ansible does; what it says must be true."""
         child = Path(__file__).with_name("child.py")
-        found = json.loads(tool(PYTHON, str(child), PYTHON, str(self.folder / name)))
+        found = json.loads(tool(PYTHON, child, PYTHON, self.folder / name))
         result = json.loads(found["output"])
         assert result.get("changed", False) is changed, found["output"][:2000]
         self.peaks.setdefault(name, []).append(found["peak"] / 1024)
@@ -140,16 +140,11 @@ class Router:
     def engine(self, changed: bool) -> float:
         """Run what is inside of lvs_service."""
         program = Path(__file__).with_name("engine.py")
-        output = tool(PYTHON, str(program), str(self.folder / "services.json"))
+        output = tool(PYTHON, program, self.folder / "services.json")
         spent = json.loads(output)
         assert spent.pop("changed") is changed
         self.spent.append(spent)
         return float(spent["total"])
-
-
-def tool(*words: str) -> str:
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    return done.stdout
 
 
 def table_now() -> dict[str, list[str]]:
@@ -167,11 +162,15 @@ def table_now() -> dict[str, list[str]]:
 
 
 @contextlib.contextmanager
-def keepalived(configuration: Path) -> Iterator[None]:
+def keepalived(folder: Path) -> Iterator[None]:
     """keepalived with nothing but its health checking process, which loads the services."""
-    words = ["keepalived", "--dont-fork", "--check", f"--use-file={configuration}", "--pid=/run/k.pid"]
+    files = [
+        f"--use-file={folder}/keepalived.conf",
+        f"--pid={folder}/main.pid",
+        f"--checkers_pid={folder}/checkers.pid",
+    ]
     process = subprocess.Popen(
-        [*words, "--checkers_pid=/run/c.pid"],
+        ["keepalived", "--dont-fork", "--no-syslog", "--check", *files],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -182,7 +181,7 @@ def keepalived(configuration: Path) -> Iterator[None]:
         # Not asked to end, because it would take its services away one by one.
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        for leftover in Path("/run").glob("[kc].pid"):
+        for leftover in folder.glob("*.pid"):
             leftover.unlink()
 
 
@@ -259,6 +258,8 @@ def profile(router: Router) -> Comparison:
 def main() -> None:
     folder, size, repetitions = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     router = Router(folder, size)
+    # The first of all loads kernel modules, which is no way's own time.
+    on_fresh_router(partial(router.load_with_messages, BATCH), router.check)
     show(converging(router, repetitions))
     show(profile(router))
     show(changing(router, repetitions))

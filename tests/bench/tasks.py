@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.lvs.fleet.tests.bench import shapes
-from ansible_collections.lvs.fleet.tests.bench.measure import Comparison, compared, seconds
+from ansible_collections.lvs.fleet.tests.bench.measure import Comparison, compared, seconds, tool
 
 TESTS = Path(__file__).resolve().parent.parent
 LAB = TESTS / "lab/lab"
@@ -105,5 +105,4 @@ def check(services: int) -> None:
 
 
 def on_router(command: str) -> str:
-    words = [LAB, "fleet", "exec", "router1", "sh", "-c", command]
-    return subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return tool(LAB, "fleet", "exec", "router1", "sh", "-c", command)
