@@ -51,7 +51,7 @@ class TimedSocket(socket.socket):
 
 def watch() -> None:
     """Put the watches around what leaves Python, and around the pure core's part from options to operations."""
-    socket.socket = TimedSocket  # type: ignore[misc]
+    socket.socket = TimedSocket
     subprocess.run = OUTSIDE.around(subprocess.run)
     for module, name in (
         (_params, "virtual_services"),
