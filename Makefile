@@ -69,6 +69,10 @@ integration: $(ready) ## the modules on a real kernel with IPVS
 molecule: $(ready) ## the roles and playbooks on a fleet of virtual routers
 	$(step) molecule $(as_root) molecule test --all
 
+.PHONY: bench
+bench: $(ready) ## the product measured beside its peers, in 20 minutes (tests/bench/README.md)
+	$(step) bench $(as_root) tests/bench/run
+
 .PHONY: build
 build: $(ready) ## the collection as .build/dist/*.tar.gz, installed and tried
 	$(step) build python tests/tools/build.py

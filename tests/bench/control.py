@@ -1,7 +1,10 @@
 # Copyright: lvs.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The control plane: services put into a kernel with IPVS, and changed there. This part prepares; router.py measures."""
+"""The control plane: services put into a kernel with IPVS, and changed there.
+
+This part prepares what is loaded; router.py measures, in the lab's bench.
+"""
 
 from __future__ import annotations
 
@@ -11,30 +14,32 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ansible_collections.lvs.fleet.tests.bench import shapes
-from ansible_collections.lvs.fleet.tests.bench.measure import Comparison
-from ansible_collections.lvs.fleet.tests.bench.payload import payload
+from ansible_collections.lvs.fleet.tests.bench.measure import Comparison, printed
 
 TESTS = Path(__file__).resolve().parent.parent
 FOLDER = TESTS.parent / ".build/bench"
-SIZES = (100,)
+SIZES = (100, 1000, 4000)
 REPETITIONS = {100: 5, 1000: 3, 4000: 2}
 MEMORY = "2G"
 MODULE = "lvs.fleet.lvs_service"
 
 
 def comparisons() -> Iterator[Comparison]:
-    subprocess.run([TESTS / "tools/need", "keepalived", "ipvsadm", "iptables"], check=True, stdout=subprocess.DEVNULL)
     shutil.rmtree(FOLDER, ignore_errors=True)
     for size in SIZES:
         prepare(FOLDER / str(size), size)
     yield sizes_of_payloads()
+    found: list[Comparison] = []
     for size in SIZES:
-        yield from measured_on_router(size)
+        for comparison in measured_on_router(size):
+            found.append(comparison)
+            yield comparison
+    yield growth(found)
 
 
 def prepare(folder: Path, size: int) -> None:
@@ -68,16 +73,10 @@ def write_modules(folder: Path, modules: dict[str, tuple[str, dict[str, Any]]]) 
 
 
 def measured_on_router(size: int) -> Iterator[Comparison]:
-    """Run the other part in a kernel with IPVS; it prints a comparison on each line."""
+    """Run the other part in a kernel with IPVS."""
     program = "ansible_collections.lvs.fleet.tests.bench.router"
     command = [TESTS / "lab/lab", "bench", "--mem", MEMORY, "--", sys.executable, "-m", program, FOLDER / str(size)]
-    words = [*command, str(size), str(REPETITIONS[size])]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as bench:
-        assert bench.stdout
-        for line in bench.stdout:
-            yield Comparison(**json.loads(line))
-    if bench.returncode:
-        raise RuntimeError(f"the bench at {size} services ended with status {bench.returncode}")
+    yield from printed([*command, str(size), str(REPETITIONS[size])])
 
 
 def sizes_of_payloads() -> Comparison:
@@ -88,4 +87,15 @@ def sizes_of_payloads() -> Comparison:
     write_modules(folder, {name: (name, {}) for name in names})
     return Comparison(
         "what a task ships", "bytes", names[0], {name: [(folder / name).stat().st_size] for name in names}
+    )
+
+
+def growth(found: Sequence[Comparison]) -> Comparison:
+    """Milliseconds per service, at each size."""
+    samples = {}
+    for size, comparison in zip(SIZES, (one for one in found if one.title.endswith("from empty")), strict=True):
+        for way in (comparison.reference, "lvs_service"):
+            samples[f"{way}, {size:,} services"] = [1000 * figure / size for figure in comparison.samples[way]]
+    return Comparison(
+        "growth, from empty", "ms per service", next(iter(samples)), samples, "linear where it does not rise"
     )

@@ -97,8 +97,9 @@ def start() -> None:
 
 def with_more_names(inventory: dict[str, Any]) -> dict[str, Any]:
     """The inventory of the lab, with the routers once more for each further name."""
-    routers = inventory["all"]["children"]["lvs_routers"]["hosts"]
-    routers |= {f"{name}-{copy}": host for copy in range(1, NAMES) for name, host in routers.items()}
+    group = inventory["all"]["children"]["lvs_routers"]
+    hosts = group["hosts"]
+    group["hosts"] = hosts | {f"{name}-{copy}": host for copy in range(1, NAMES) for name, host in hosts.items()}
     return inventory
 
 

@@ -9,9 +9,12 @@ taken in turns with it (A B A B), and what is read is the ratio of their medians
 
 from __future__ import annotations
 
+import json
+import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -77,3 +80,27 @@ def seconds(action: Callable[[], object]) -> float:
     begin = time.perf_counter()
     action()
     return time.perf_counter() - begin
+
+
+def tool(*words: str | Path, stdin: str = "") -> str:
+    """What a command prints; it has to succeed."""
+    return subprocess.run(words, input=stdin, capture_output=True, text=True, check=True).stdout
+
+
+def printed(command: Sequence[str | Path]) -> Iterator[Comparison]:
+    """The comparisons that a program prints, one as JSON on each line. Raises RuntimeError if it fails."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout
+        try:
+            for line in program.stdout:
+                yield Comparison(**json.loads(line))
+        except BaseException:
+            program.terminate()
+            raise
+    if program.returncode:
+        raise RuntimeError(f"{' '.join(map(str, command))}: exit status {program.returncode}")
+
+
+def show(comparison: Comparison) -> None:
+    """Print a comparison for printed()."""
+    print(json.dumps(asdict(comparison)), flush=True)

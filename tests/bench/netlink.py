@@ -13,10 +13,11 @@ from ansible_collections.lvs.fleet.plugins.module_utils import _wire as wire
 from ansible_collections.lvs.fleet.plugins.module_utils._model import IPV4, ServiceId
 
 NETLINK_GENERIC = 16
-BUFFER = 1 << 20
+BACKLOG = 1 << 20
+# The kernel's answers come in pieces of at most this size.
+PIECE = 1 << 15
 # The kernel answers each message of a batch while it works on it: the answers have to fit into the buffer.
 BATCH = 200
-CMD_FLUSH = 17
 _HEADER = struct.Struct("=IHHII")
 
 
@@ -25,16 +26,17 @@ class Ipvs:
 
     def __init__(self) -> None:
         self.socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_GENERIC)
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BACKLOG)
         self.socket.bind((0, 0))
+        # Room for all answers in turn: to get new room for each takes longer than the answer itself.
+        self.piece = memoryview(bytearray(PIECE))
         name = wire.attribute(wire.CTRL_ATTR_FAMILY_NAME, wire.IPVS_GENL_NAME.encode() + b"\0")
         self.socket.send(wire.message(wire.GENL_ID_CTRL, 0, 0, wire.CTRL_CMD_GETFAMILY, name))
-        ((_kind, _sequence, body),) = wire.messages(self.socket.recv(BUFFER))
+        ((_kind, _sequence, body),) = self.receive()
         self.family = wire.family_id(wire.generic_attributes(body))
 
-    def flush(self) -> None:
-        """Remove all services."""
-        self.send([wire.message(self.family, wire.NLM_F_ACK, 0, CMD_FLUSH, b"")])
+    def receive(self) -> Iterator[wire.Message]:
+        return wire.messages(bytes(self.piece[: self.socket.recv_into(self.piece)]))
 
     def count_servers(self, fwmark: int) -> int:
         """How many real servers a service has; none while it is not there."""
@@ -42,15 +44,15 @@ class Ipvs:
         self.socket.send(wire.message(self.family, wire.NLM_F_DUMP, 0, wire.CMD_GET_DEST, service))
         count = 0
         while True:
-            for kind, _sequence, _body in wire.messages(self.socket.recv(BUFFER)):
+            for kind, _sequence, _body in self.receive():
                 if kind in (wire.NLMSG_DONE, wire.NLMSG_ERROR):
                     return count
                 count += 1
 
-    def batches(self, recorded: bytes) -> list[list[bytes]]:
-        """Recorded messages, addressed to the family as it is numbered here."""
+    def batches(self, recorded: bytes, size: int) -> list[list[bytes]]:
+        """Recorded messages, addressed to the family as it is numbered here, so many at a time."""
         found = [self._addressed(message) for message in _cut(recorded)]
-        return [found[start : start + BATCH] for start in range(0, len(found), BATCH)]
+        return [found[start : start + size] for start in range(0, len(found), size)]
 
     def _addressed(self, message: bytes) -> bytes:
         length, _kind, flags, sequence, port = _HEADER.unpack_from(message)
@@ -61,7 +63,7 @@ class Ipvs:
         self.socket.send(b"".join(batch))
         answered = 0
         while answered < len(batch):
-            for _kind, _sequence, body in wire.messages(self.socket.recv(BUFFER)):
+            for _kind, _sequence, body in self.receive():
                 if code := wire.error_code(body):
                     raise OSError(code, f"message {answered} of the batch")
                 answered += 1

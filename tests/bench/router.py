@@ -11,23 +11,23 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ansible_collections.lvs.fleet.tests.bench import shapes
-from ansible_collections.lvs.fleet.tests.bench.measure import Comparison, Way, compared, in_turns, seconds
-from ansible_collections.lvs.fleet.tests.bench.netlink import Ipvs
+from ansible_collections.lvs.fleet.tests.bench.measure import Comparison, Way, compared, seconds, show, tool
+from ansible_collections.lvs.fleet.tests.bench.netlink import BATCH, Ipvs
+from ansible_collections.lvs.fleet.tests.integration.harness import Namespace
 
 PYTHON = "/usr/bin/python3"
 STOCK = "ipvsadm -R, iptables-restore"
-KERNEL = "the same netlink messages, sent in batches; iptables-restore"
+KERNEL = "netlink messages one by one, iptables-restore"
+BATCHES = "netlink messages in batches, iptables-restore"
 ENGINE = "lvs_service without Ansible"
 MODULE = "lvs_service"
 KEEPALIVED = "keepalived, without marks"
@@ -41,18 +41,14 @@ class Router:
     def __init__(self, folder: Path, size: int) -> None:
         self.folder = folder
         self.size = size
-        self.ipvs = Ipvs()
-        self.batches = self.ipvs.batches((folder / "messages").read_bytes())
-        self.peaks: list[float] = []
+        self.messages = (folder / "messages").read_bytes()
         self.expected = shapes.table(size)
         self.rules = shapes.mark_rules(size)
+        # The most memory that each run of a module took, in MB, and where each run of the engine spent its time.
+        self.peaks: dict[str, list[float]] = {}
+        self.spent: list[dict[str, float]] = []
 
     # -- the state
-
-    def empty(self) -> None:
-        self.ipvs.flush()
-        tool("iptables", "-t", "mangle", "-F")
-        tool("iptables", "-t", "mangle", "-X")
 
     def check(self, marks: bool = True) -> None:
         """All services with all of their servers are there, and all rules; otherwise the figure is worth nothing."""
@@ -65,36 +61,29 @@ class Router:
     # -- ways to load it all
 
     def load_with_stock_tools(self) -> float:
-        self.empty()
-        took = seconds(lambda: self._feed("ipvsadm", "-R")) + seconds(self._restore_rules)
-        self.check()
-        return took
+        return seconds(lambda: self._feed("ipvsadm", "-R")) + seconds(self._restore_rules)
 
-    def load_with_kernel_only(self) -> float:
-        self.empty()
-        took = seconds(self._send_messages) + seconds(self._restore_rules)
-        self.check()
-        return took
+    def load_with_messages(self, batch: int) -> float:
+        ipvs = Ipvs()
+        batches = ipvs.batches(self.messages, batch)
+        return seconds(lambda: [ipvs.send(messages) for messages in batches]) + seconds(self._restore_rules)
 
     def load_with_engine(self) -> float:
-        self.empty()
-        took = self.engine()["total"]
-        self.check()
-        return took
+        return self.engine(changed=True)
 
     def load_with_module(self) -> float:
-        self.empty()
-        took = self.module("load", changed=True)
-        self.check()
-        return took
+        return self.module("load", changed=True)
 
     def load_with_keepalived(self) -> float:
-        self.empty()
-        with keepalived(self.folder / "keepalived.conf"):
-            took = seconds(self._wait_for_last_server)
-            # The last server is there when the last message was sent; what came before it, too.
-            self.check(marks=False)
-        return took
+        """Its services come in the order of its configuration, so the last real server tells the end."""
+        ipvs = Ipvs()
+        deadline = time.monotonic() + LONGEST
+        begin = time.perf_counter()
+        with keepalived(self.folder):
+            while ipvs.count_servers(self.size) < shapes.REAL_SERVERS:
+                assert time.monotonic() < deadline, "keepalived did not load it all"
+                time.sleep(0.05)
+            return time.perf_counter() - begin
 
     def _feed(self, name: str, *options: str) -> None:
         with (self.folder / name.partition("-")[0]).open() as file:
@@ -104,16 +93,6 @@ class Router:
 
     def _restore_rules(self) -> None:
         self._feed("iptables-restore", "--noflush")
-
-    def _send_messages(self) -> None:
-        for batch in self.batches:
-            self.ipvs.send(batch)
-
-    def _wait_for_last_server(self) -> None:
-        deadline = time.monotonic() + LONGEST
-        while self.ipvs.count_servers(self.size) < shapes.REAL_SERVERS:
-            assert time.monotonic() < deadline, "keepalived did not load it all"
-            time.sleep(0.05)
 
     # -- ways to look and to change
 
@@ -127,8 +106,7 @@ class Router:
         return seconds(read)
 
     def find_nothing_to_do(self) -> float:
-        took = self.module("load", changed=False)
-        return took
+        return self.module("load", changed=False)
 
     def change_a_weight(self) -> float:
         took = self.module("weigh", changed=True)
@@ -152,29 +130,21 @@ class Router:
 
     def module(self, name: str, changed: bool) -> float:
         """Run a module as Ansible does; what it says must be true."""
-        begin = time.perf_counter()
-        with subprocess.Popen([PYTHON, self.folder / name], stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout
-            output = process.stdout.read()
-            _pid, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-        took = time.perf_counter() - begin
-        result = json.loads(output)
-        assert process.returncode == 0 and result.get("changed", False) is changed, output[:2000]
-        self.peaks.append(usage.ru_maxrss / 1024)
-        return took
+        child = Path(__file__).with_name("child.py")
+        found = json.loads(tool(PYTHON, child, PYTHON, self.folder / name))
+        result = json.loads(found["output"])
+        assert result.get("changed", False) is changed, found["output"][:2000]
+        self.peaks.setdefault(name, []).append(found["peak"] / 1024)
+        return float(found["seconds"])
 
-    def engine(self) -> dict[str, float]:
+    def engine(self, changed: bool) -> float:
+        """Run what is inside of lvs_service."""
         program = Path(__file__).with_name("engine.py")
-        done = subprocess.run(
-            [PYTHON, program, self.folder / "services.json"], stdout=subprocess.PIPE, text=True, check=True
-        )
-        return dict(json.loads(done.stdout))
-
-
-def tool(*words: str) -> str:
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    return done.stdout
+        output = tool(PYTHON, program, self.folder / "services.json")
+        spent = json.loads(output)
+        assert spent.pop("changed") is changed
+        self.spent.append(spent)
+        return float(spent["total"])
 
 
 def table_now() -> dict[str, list[str]]:
@@ -192,11 +162,15 @@ def table_now() -> dict[str, list[str]]:
 
 
 @contextlib.contextmanager
-def keepalived(configuration: Path) -> Iterator[None]:
+def keepalived(folder: Path) -> Iterator[None]:
     """keepalived with nothing but its health checking process, which loads the services."""
-    words = ["keepalived", "--dont-fork", "--check", f"--use-file={configuration}", "--pid=/run/k.pid"]
+    files = [
+        f"--use-file={folder}/keepalived.conf",
+        f"--pid={folder}/main.pid",
+        f"--checkers_pid={folder}/checkers.pid",
+    ]
     process = subprocess.Popen(
-        [*words, "--checkers_pid=/run/c.pid"],
+        ["keepalived", "--dont-fork", "--no-syslog", "--check", *files],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -207,22 +181,45 @@ def keepalived(configuration: Path) -> Iterator[None]:
         # Not asked to end, because it would take its services away one by one.
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        for leftover in Path("/run").glob("[kc].pid"):
+        for leftover in folder.glob("*.pid"):
             leftover.unlink()
 
 
+def on_fresh_router(way: Way, check: Callable[[], None]) -> float:
+    """The figure of a way in a network namespace of its own.
+
+    Emptying one would not do: the kernel keeps removed real servers for two minutes, and looks through all of them
+    whenever one is added.
+    """
+    namespace = Namespace()
+    try:
+        with namespace.inside():
+            figure = way()
+            check()
+            return figure
+    finally:
+        namespace.close()
+
+
 def converging(router: Router, repetitions: int) -> Comparison:
-    ways: dict[str, Way] = {
+    loading: dict[str, Way] = {
         STOCK: router.load_with_stock_tools,
-        KERNEL: router.load_with_kernel_only,
+        BATCHES: partial(router.load_with_messages, BATCH),
+        KERNEL: partial(router.load_with_messages, 1),
         KEEPALIVED: router.load_with_keepalived,
         ENGINE: router.load_with_engine,
         MODULE: router.load_with_module,
     }
-    return compared(f"{router.size:,} services from empty", "s", STOCK, ways, repetitions)
+    ways: dict[str, Way] = {
+        name: partial(on_fresh_router, way, partial(router.check, marks=name != KEEPALIVED))
+        for name, way in loading.items()
+    }
+    note = "keepalived loads its services, and knows no marks; netlink messages are sent by one small loop"
+    return compared(f"{router.size:,} services from empty", "s", STOCK, ways, repetitions, note)
 
 
 def changing(router: Router, repetitions: int) -> Comparison:
+    """With everything loaded, reading and small changes."""
     ways: dict[str, Way] = {
         STOCK_READ: router.read_with_stock_tools,
         "lvs_service, no change": router.find_nothing_to_do,
@@ -230,14 +227,43 @@ def changing(router: Router, repetitions: int) -> Comparison:
         "lvs_service, a service added": router.add_a_service,
         "ping, a module that does nothing": lambda: router.module("ping", changed=False),
     }
-    return compared(f"{router.size:,} services there", "s", STOCK_READ, ways, repetitions)
+    namespace = Namespace()
+    with namespace.inside():
+        router.load_with_messages(BATCH)
+        found = compared(f"{router.size:,} services there", "s", STOCK_READ, ways, repetitions)
+        router.check()
+    namespace.close()
+    return found
+
+
+def memory(router: Router) -> Comparison:
+    """Of the runs that have been measured."""
+    names = {"ping": "ping", "load": "lvs_service"}
+    samples = {way: router.peaks[name] for name, way in names.items()}
+    return Comparison(f"{router.size:,} services, memory of a module at its peak", "MB", "ping", samples)
+
+
+def profile(router: Router) -> Comparison:
+    """Where the engine's time went when it loaded them all."""
+    names = {
+        "total": "lvs_service without Ansible",
+        "outside": "of that in the kernel and in iptables",
+        "planning": "of that planning and parsing, in Python",
+    }
+    samples = {way: [spent[name] for spent in router.spent] for name, way in names.items()}
+    note = "the rest is Python that encodes and decodes messages and shows what was done"
+    return Comparison(f"{router.size:,} services from empty, what takes the time", "s", names["total"], samples, note)
 
 
 def main() -> None:
     folder, size, repetitions = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     router = Router(folder, size)
-    for measure in (converging, changing):
-        print(json.dumps(asdict(measure(router, repetitions))), flush=True)
+    # The first of all loads kernel modules, which is no way's own time.
+    on_fresh_router(partial(router.load_with_messages, BATCH), router.check)
+    show(converging(router, repetitions))
+    show(profile(router))
+    show(changing(router, repetitions))
+    show(memory(router))
 
 
 if __name__ == "__main__":

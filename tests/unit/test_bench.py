@@ -6,11 +6,15 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
-from ansible_collections.lvs.fleet.tests.bench import report
-from ansible_collections.lvs.fleet.tests.bench.measure import Comparison, compared, in_turns
+from ansible_collections.lvs.fleet.plugins.module_utils._iptables import render_rule
+from ansible_collections.lvs.fleet.plugins.module_utils._ipvsadm import save_lines as ipvsadm_lines
+from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_services
+from ansible_collections.lvs.fleet.tests.bench import report, shapes
+from ansible_collections.lvs.fleet.tests.bench.measure import Comparison, compared, in_turns, printed, show
 
 LOADING = Comparison("load", "s", "stock", {"stock": [2.0, 4.0, 30.0], "ours": [1.0, 3.0]}, "of 10 servers")
 
@@ -85,3 +89,36 @@ def test_page() -> None:
 def test_page_without_a_place() -> None:
     with pytest.raises(ValueError, match="no place"):
         report.between_marks(report.END + report.BEGIN, "")
+
+
+def test_a_program_prints_comparisons(capsys: pytest.CaptureFixture[str]) -> None:
+    show(LOADING)
+    line = capsys.readouterr().out
+    assert list(printed([sys.executable, "-c", f"print({line!r}, end='')"])) == [LOADING]
+
+
+def test_a_program_that_fails_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="exit status 3"):
+        list(printed([sys.executable, "-c", "raise SystemExit(3)"]))
+
+
+def test_peers_load_what_the_product_declares() -> None:
+    """The bench compares like with like: its files for others say what the product would say."""
+    declared = virtual_services(shapes.services(3))
+    assert shapes.ipvsadm(3).splitlines() == ipvsadm_lines(declared.pools)
+    assert shapes.mark_rules(3) == [f"-A {shapes.CHAIN} {render_rule(rule)}" for rule in declared.rules]
+    assert set(shapes.mark_rules(3)) < set(shapes.iptables(3).splitlines())
+    assert shapes.messages(3).count(b"wlc\0") == 3
+
+
+def test_services_share_no_address() -> None:
+    given = shapes.services(4001)
+    servers = [server["address"] for service in given for server in service["real_servers"]]
+    destinations = [service["traffic"][0]["destination"][0] for service in given]
+    assert len(set(servers + destinations)) == 4001 * 11
+
+
+def test_the_expected_table() -> None:
+    table = shapes.table(2)
+    assert list(table) == ["FWM 00000001 wlc", "FWM 00000002 wlc"]
+    assert table["FWM 00000001 wlc"][0] == "AC00000B:0000 Route 1"
