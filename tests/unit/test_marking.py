@@ -79,6 +79,19 @@ def test_what_goes_is_on_record_until_its_service_is_gone() -> None:
     assert 'nft add element ip lvs-mark retired { 0x50 comment "lvs:web" }' in done["operations"]
 
 
+@pytest.mark.parametrize("gone, anew", [(99, False), (100, True)])
+def test_a_table_that_loses_many_ranges_is_made_anew(gone: int, anew: bool) -> None:
+    """The kernel would look through all ranges for each of them."""
+    kernel = FakeKernel()
+    ports = [f"{10 * number}:{10 * number + 5}" for number in range(1, gone + 2)]
+    many = {"name": "many", "fwmark": 9, "traffic": [{"destination": ["192.0.2.9"], "protocol": "udp", "ports": ports}]}
+    run_module(lvs_service, kernel, services=[many], marking="nftables")
+    few = {**many, "traffic": [{**many["traffic"][0], "ports": ports[:1]}]}
+    operations = quartet(lvs_service, kernel, services=[few], marking="nftables")["operations"]
+    assert ("nft delete table ip lvs-mark" in operations) == anew
+    assert len([line for line in operations if line.startswith("nft delete element")]) == (0 if anew else gone)
+
+
 def test_the_rules_of_ftp_stay_with_iptables() -> None:
     kernel = FakeKernel()
     quartet(lvs_service, kernel, services=[FTP], marking="nftables")

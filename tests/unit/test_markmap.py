@@ -116,6 +116,21 @@ def test_only_what_lies_across_is_cut() -> None:
     assert markmap.arranged([exact, wide]) == [wide, retired("web", 2, "ipv4")]
 
 
+def test_of_two_exact_entries_the_later_one_counts() -> None:
+    first, second = (MarkRule(name, mark, "192.0.2.10/32", "tcp", ((80, 80),)) for name, mark in (("a", 1), ("b", 2)))
+    assert markmap.arranged([first, second]) == [second, retired("a", 1, "ipv4")]
+    network = MarkRule("net", 3, "192.0.2.10/31", "tcp", ((80, 80),))
+    rest = MarkRule("net", 3, "192.0.2.11/32", "tcp", ((80, 80),))
+    cut = [MarkRule("c", 4, "192.0.2.10/32", "tcp", ((80, 81),)), second]
+    assert markmap.arranged([network, *cut]) == [cut[0], second, rest]
+
+
+def test_an_exact_entry_stays_above_a_network_that_sorts_behind_it() -> None:
+    network = MarkRule("net", 1, "192.0.2.8/29", "tcp", ((70, 90),))
+    exact = MarkRule("web", 2, "192.0.2.10/32", "tcp", ((80, 80),))
+    assert markmap.arranged(markmap.arranged([network, exact])) == [network, exact]
+
+
 def test_a_network_is_cut_around_an_address() -> None:
     network = MarkRule("net", 1, "192.0.2.8/30", "tcp", ((1, 10),))
     inside = MarkRule("one", 2, "192.0.2.10/32", "tcp", ((5, 6),))

@@ -246,6 +246,7 @@ BROKEN = {
     "another policy": "add chain ip lvs-mark prerouting { policy drop; }",
     "everything flushed": "flush table ip lvs-mark\nflush map ip lvs-mark exact\nflush map ip lvs-mark ranges",
     "an element more": 'add element ip lvs-mark exact { 192.0.2.10 . tcp . 9 comment "lvs:web" : 0x50 }',
+    "an element in the wrong map": 'add element ip lvs-mark ranges { 203.0.113.9 . tcp . 9 comment "lvs:web" : 0x50 }',
     "another mark": 'delete element ip lvs-mark exact { 192.0.2.10 . udp . 80 }\n'
     'add element ip lvs-mark exact { 192.0.2.10 . udp . 80 comment "lvs:web" : 0x51 }',
     "a rule of ours more": 'add rule ip lvs-mark conditional ip saddr 192.0.2.1 meta mark set 5 comment "lvs:near"',
