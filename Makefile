@@ -38,7 +38,7 @@ test: $(ready) ## all of the following up to molecule, cheapest first
 	$(step) test $(MAKE) --no-print-directory lint sanity unit integration molecule
 
 .PHONY: lint
-lint: $(ready) ## style, types, shell, licence headers, documentation, changelog
+lint: $(ready) ## style, types, shell, licence headers, documentation, changelog, execution environment
 	$(step) 'lint: yamllint' yamllint --strict .
 	$(step) 'lint: ruff check' ruff check --quiet
 	$(step) 'lint: ruff format' ruff format --quiet --diff
@@ -48,6 +48,7 @@ lint: $(ready) ## style, types, shell, licence headers, documentation, changelog
 	$(step) 'lint: changelog' antsibull-changelog lint
 	$(step) 'lint: documentation' antsibull-docs lint-collection-docs \
 		--plugin-docs --validate-collection-refs=all --check-extra-docs-refs --skip-rstcheck .
+	$(step) 'lint: execution environment' tests/tools/ee
 	$(step) 'lint: ansible-lint' ansible-lint --nocolor
 
 .PHONY: sanity

@@ -1,11 +1,11 @@
 # Copyright: lvs.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the roles derive from lvs_services, once on the controller. Each filter is documented in a file of its name."""
+"""What the roles derive from lvs_services, on the controller. Each filter is documented in a file of its name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -51,61 +51,50 @@ def marks(services: Any, family: str) -> str:
     """The rules of one family for iptables-restore --noflush: MARK rules, and those that active FTP needs."""
     if family not in FAMILIES:
         raise AnsibleFilterError(f"lvs.fleet.marks: {family!r} is not one of {', '.join(FAMILIES)}")
-    declared = _declared(services)
-    own = (chain_id for chain_id in (*snat_chains(), *mark_chains()) if chain_id.family == family)
-    wanted = ((chain_id, Chain().with_rules(declared_rules(declared, chain_id))) for chain_id in own)
-    return "".join(
-        transaction(chain_id.table, save_lines(chain_id, chain)) for chain_id, chain in wanted if chain.exists
-    )
+    return _marks(_declared(services), family)
 
 
 def ipvs_rules(services: Any) -> str:
     """The IPVS services for ipvsadm -R."""
-    return "".join(f"{line}\n" for line in ipvsadm.save_lines(_declared(services).pools))
+    return _ipvs_rules(_declared(services))
 
 
 def kernel_modules(services: Any) -> list[str]:
     """The kernel modules of IPVS that the services need."""
-    declared = _declared(services)
-    pools = declared.pools.values()
-    schedulers = {pool.service.scheduler for pool in pools} - {"none"}
-    engines = {f"pe_{pool.service.persistence_engine}" for pool in pools if pool.service.persistence_engine}
-    helpers = {"ftp"} if declared.snat_rules else set()
-    return ["ip_vs", *(f"ip_vs_{name}" for name in sorted(schedulers | engines | helpers))]
+    return _kernel_modules(_declared(services))
 
 
 def masqueraded(services: Any) -> list[str]:
     """The families in which a real server is reached through masquerading."""
-    servers = (server for pool in _declared(services).pools.values() for server in pool.real_servers.values())
-    return sorted({family_of(server.address) for server in servers if server.forward_method == "masquerade"})
+    return _masqueraded(_declared(services))
 
 
 def vips(services: Any) -> list[str]:
     """The single addresses among the destinations, each once, with its prefix."""
-    try:
-        import jmespath
-        from netaddr import IPNetwork
-    except ImportError as error:
-        raise AnsibleFilterError(f"lvs.fleet.vips needs jmespath and netaddr on the controller: {error}") from error
     _declared(services)
-    networks = {IPNetwork(destination) for destination in jmespath.search(_DESTINATIONS, services) or []}
-    return [str(network) for network in sorted(networks) if network.size == 1]
+    return _vips(services)
 
 
 def vip_commands(services: Any, interface: str = "", table: int = 0) -> list[str]:
     """What lets the packets of the services in, as commands of ip: addresses, rules that deliver by mark, or both."""
-    declared = _declared(services)
-    pools = sorted(declared.pools, key=lambda key: (key.family, key.fwmark)) if table else []
-    families = sorted({key.family for key in pools})
-    addresses = vips(services) if interface else []
-    # A deprecated address is never the source of what the router sends by itself, such as the packets of a tunnel: a
-    # real server that has the address, too, would drop them. For IPv4 a /32 is no candidate anyway.
-    ending = {IPV4: "", IPV6: " nodad preferred_lft 0"}
-    return [
-        *(f"{IP_FAMILY[family]}route add local default dev lo table {table}" for family in families),
-        *(f"{IP_FAMILY[key.family]}rule add fwmark {key.fwmark} lookup {table} priority {table}" for key in pools),
-        *(f"address add {vip} dev {interface}{ending[family_of(vip)]}" for vip in addresses),
-    ]
+    return _vip_commands(_declared(services), _vips(services) if interface else [], interface, table)
+
+
+def router(services: Any, vip_interface: str = "", vip_table: int = 0, path: str = "lvs_services") -> dict[str, Any]:
+    """All of the above at once. The services are read from the inventory and checked only once, which takes longest."""
+    try:
+        declared = virtual_services(services, path)
+    except ValidationError as error:
+        return {"problems": list(error.problems)}
+    addresses = _vips(services) if vip_interface else []
+    return {
+        "problems": [],
+        "kernel_modules": _kernel_modules(declared),
+        "masqueraded": _masqueraded(declared),
+        "marks": {family: _marks(declared, family) for family in FAMILIES},
+        "ipvs_rules": _ipvs_rules(declared),
+        "vip_commands": _vip_commands(declared, addresses, vip_interface, vip_table),
+    }
 
 
 def real_server(services: Any, links: Any, **settings: Any) -> dict[str, Any]:
@@ -133,6 +122,54 @@ def _declared(services: Any) -> Declaration:
         raise AnsibleFilterError(str(error)) from error
 
 
+def _marks(declared: Declaration, family: str) -> str:
+    own = (chain_id for chain_id in (*snat_chains(), *mark_chains()) if chain_id.family == family)
+    wanted = ((chain_id, Chain().with_rules(declared_rules(declared, chain_id))) for chain_id in own)
+    return "".join(
+        transaction(chain_id.table, save_lines(chain_id, chain)) for chain_id, chain in wanted if chain.exists
+    )
+
+
+def _ipvs_rules(declared: Declaration) -> str:
+    return "".join(f"{line}\n" for line in ipvsadm.save_lines(declared.pools))
+
+
+def _kernel_modules(declared: Declaration) -> list[str]:
+    pools = declared.pools.values()
+    schedulers = {pool.service.scheduler for pool in pools} - {"none"}
+    engines = {f"pe_{pool.service.persistence_engine}" for pool in pools if pool.service.persistence_engine}
+    helpers = {"ftp"} if declared.snat_rules else set()
+    return ["ip_vs", *(f"ip_vs_{name}" for name in sorted(schedulers | engines | helpers))]
+
+
+def _masqueraded(declared: Declaration) -> list[str]:
+    servers = (server for pool in declared.pools.values() for server in pool.real_servers.values())
+    return sorted({family_of(server.address) for server in servers if server.forward_method == "masquerade"})
+
+
+def _vips(services: Any) -> list[str]:
+    try:
+        import jmespath
+        from netaddr import IPNetwork
+    except ImportError as error:
+        raise AnsibleFilterError(f"lvs.fleet.vips needs jmespath and netaddr on the controller: {error}") from error
+    networks = {IPNetwork(destination) for destination in jmespath.search(_DESTINATIONS, services) or []}
+    return [str(network) for network in sorted(networks) if network.size == 1]
+
+
+def _vip_commands(declared: Declaration, addresses: Sequence[str], interface: str, table: int) -> list[str]:
+    pools = sorted(declared.pools, key=lambda key: (key.family, key.fwmark)) if table else []
+    families = sorted({key.family for key in pools})
+    # A deprecated address is never the source of what the router sends by itself, such as the packets of a tunnel: a
+    # real server that has the address, too, would drop them. For IPv4 a /32 is no candidate anyway.
+    ending = {IPV4: "", IPV6: " nodad preferred_lft 0"}
+    return [
+        *(f"{IP_FAMILY[family]}route add local default dev lo table {table}" for family in families),
+        *(f"{IP_FAMILY[key.family]}rule add fwmark {key.fwmark} lookup {table} priority {table}" for key in pools),
+        *(f"address add {vip} dev {interface}{ending[family_of(vip)]}" for vip in addresses),
+    ]
+
+
 class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
@@ -143,6 +180,7 @@ class FilterModule:
             "masqueraded": masqueraded,
             "vips": vips,
             "vip_commands": vip_commands,
+            "router": router,
             "real_server": real_server,
             "mss_rules": mss_rules,
         }

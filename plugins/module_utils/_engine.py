@@ -10,10 +10,11 @@ from typing import Any, Callable, Sequence
 
 from . import _host as host
 from . import _ipvsadm as ipvsadm
+from . import _nftables as nftables
 from ._errors import LvsError
 from ._iptables import command_lines
 from ._iptables import save_lines as chain_lines
-from ._model import ChainEdit, Operation, RouterState
+from ._model import NFTABLES, ChainEdit, Operation, RouterState
 from ._plan import apply, plan
 from ._router import Router
 
@@ -42,6 +43,8 @@ class Outcome:
 
 def describe(operation: Operation) -> list[str]:
     """An operation in the words of the tools people know."""
+    if isinstance(operation, ChainEdit) and operation.id.tool == NFTABLES:
+        return [f"nft {line}" for line in operation.lines]
     if isinstance(operation, ChainEdit):
         return command_lines(operation)
     return [ipvsadm.command_line(operation)]
@@ -51,7 +54,9 @@ def render(state: RouterState) -> str:
     """A state in iptables-save and ipvsadm -S form, for the diff."""
     lines: list[str] = []
     for key, chain in state.chains.items():
-        if chain.exists or chain.strays:
+        if key.tool == NFTABLES and chain.exists:
+            lines += [f"# {key.family}, nftables", *nftables.save_lines(chain)]
+        elif chain.exists or chain.strays:
             lines += [f"# {key.family}, table {key.table}", *chain_lines(key, chain)]
     if state.pools:
         lines += ["# IPVS", *ipvsadm.save_lines(state.pools)]
@@ -82,18 +87,22 @@ def _carry_out(router: Router, target: Target, outlook: Outcome) -> None:
     router.prepare(outlook.operations)
     done = 0
     try:
-        for operation in outlook.operations:
-            router.write(operation)
-            done += 1
-        _verify(router, target)
+        for more in router.write(outlook.operations):
+            done += more
+        _verify(router, target, outlook)
     except (LvsError, OSError) as error:
         raise LvsError(f"{error}\n{_undo(router, outlook.before, done)}") from error
 
 
-def _verify(router: Router, target: Target) -> None:
-    """What was written must read back as wanted: a mistake of ours or another writer shows here, not in production."""
-    now = router.read()
-    left = plan(now, target(now))
+def _verify(router: Router, target: Target, outlook: Outcome) -> None:
+    """What was written must read back as wanted: a mistake of ours or another writer shows here, not in production.
+
+    Only what was touched is read again, all of it from the kernel: about the rest the kernel was told nothing, and one
+    changed weight must not cost a second reading of everything. A rule that somebody else put into a chain meanwhile is
+    no mistake; the services touched have to be just what they were to become.
+    """
+    now = router.read_again(outlook.after, outlook.operations)
+    left = plan(now, RouterState(target(now).chains, outlook.after.pools))
     if left:
         lines = [line for operation in left for line in describe(operation)]
         raise LvsError(f"the router is not as it was told to be; missing afterwards: {'; '.join(lines[:5])}")
@@ -103,8 +112,7 @@ def _undo(router: Router, before: RouterState, done: int) -> str:
     """Plan the way back from whatever is there now, go it, and say how that went."""
     try:
         back = plan(router.read(), before)
-        for operation in back:
-            router.write(operation)
+        sum(router.write(back))
     except (LvsError, OSError) as error:
         return f"Going back failed as well, so the router is half changed ({done} operations were done): {error}"
     if not done:

@@ -71,6 +71,11 @@ def _search_path() -> str:
     return f"{os.environ.get('PATH', '')}:{_SBIN_PATH}"
 
 
+def is_loaded(module: str) -> bool:
+    """Whether a kernel module is loaded; most of those that are built in are not seen here."""
+    return os.path.isdir(f"/sys/module/{module}")
+
+
 def read_text(path: str) -> str:
     """The text of a small file, empty if there is none; bytes that are no UTF-8 come through write_file unchanged."""
     try:

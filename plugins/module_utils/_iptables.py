@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import Counter
 from dataclasses import replace
-from difflib import SequenceMatcher
 from ipaddress import ip_network
-from typing import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Iterable, Iterator, Mapping, Optional, Sequence, Tuple
 
 from ._errors import ParseError
 from ._model import (
@@ -49,6 +49,8 @@ _APPENDED = re.compile(r"^-A (\S+)(?: (.*))?$", re.MULTILINE)
 _ASKED_MARK = re.compile(r"-m mark (! )?--mark 0x([0-9a-f]+)(?:/0x([0-9a-f]+))?")
 # The single-port match that -p PROTOCOL brings along; its words mean nothing by themselves.
 _PORT_MATCHES = frozenset(_PROTOCOL_NUMBERS.values())
+# Pairs of places: the first one, and the series of those behind it.
+_Series = Optional[Tuple[int, int, Any]]
 
 
 def mark_chains(name: str = DEFAULT_CHAIN) -> tuple[ChainId, ...]:
@@ -277,9 +279,9 @@ def chain_rule(rule: MarkRule | SnatRule) -> ChainRule:
     return ChainRule(text, rule, rule.name, rule.mark)
 
 
-def retired(rule: ChainRule, family: str) -> ChainRule:
+def retired(name: str, mark: int, family: str) -> MarkRule:
     """A rule that gives its mark to nothing, and says whose mark it was."""
-    return chain_rule(MarkRule(rule.name, rule.mark, EVERYWHERE[family], source=NOWHERE[family], mask=FULL_MASK))
+    return MarkRule(name, mark, EVERYWHERE[family], source=NOWHERE[family], mask=FULL_MASK)
 
 
 def edit_chain(chain_id: ChainId, before: Chain, after: Chain) -> ChainEdit | None:
@@ -329,21 +331,41 @@ def _kept(before: Sequence[ChainRule], after: Sequence[ChainRule]) -> dict[int, 
     inserted anew.
     """
     others = [[place for place, rule in enumerate(rules) if not rule.name] for rules in (before, after)]
-    alike = _alike([before[place] for place in others[0]], [after[place] for place in others[1]])
-    anchors = [(others[0][a], others[1][b]) for a, b in alike]
+    pairs = alike([before[place] for place in others[0]], [after[place] for place in others[1]])
+    anchors = [(others[0][a], others[1][b]) for a, b in pairs]
     kept = dict(anchors)
     start_a = start_b = 0
     for a, b in [*anchors, (len(before), len(after))]:
-        kept.update((start_a + i, start_b + j) for i, j in _alike(before[start_a:a], after[start_b:b]))
+        kept.update((start_a + i, start_b + j) for i, j in alike(before[start_a:a], after[start_b:b]))
         start_a, start_b = a + 1, b + 1
     doomed = {rule for place, rule in enumerate(before) if place not in kept}
     return {place: target for place, target in kept.items() if before[place] not in doomed}
 
 
-def _alike(before: Sequence[ChainRule], after: Sequence[ChainRule]) -> Iterator[tuple[int, int]]:
-    """Pairs of places with equal rules, in the order of both."""
-    for block in SequenceMatcher(None, before, after, autojunk=False).get_matching_blocks():
-        yield from ((block.a + offset, block.b + offset) for offset in range(block.size))
+def alike(before: Sequence[ChainRule], after: Sequence[ChainRule]) -> list[tuple[int, int]]:
+    """Pairs of places with equal rules, in the order of both; as many as there can be.
+
+    By Hunt and Szymanski, as hardly a rule occurs twice: n log n steps even where every other rule is another one.
+    From the end on, so that of two that changed places the first stays.
+    """
+    places: dict[ChainRule, list[int]] = {}
+    for place, rule in enumerate(after):
+        places.setdefault(rule, []).append(place)
+    # Of all series of so many pairs that were found, the one that begins last in after; and minus where that is.
+    series: list[_Series] = [None]
+    begins = [-len(after)]
+    for place in reversed(range(len(before))):
+        for found in places.get(before[place], ()):
+            length = bisect_left(begins, -found)
+            begins[length : length + 1] = [-found]
+            series[length : length + 1] = [(place, found, series[length - 1])]
+    return list(_pairs(series[-1]))
+
+
+def _pairs(series: _Series) -> Iterator[tuple[int, int]]:
+    while series:
+        place, found, series = series
+        yield place, found
 
 
 def _insertions(chain: str, after: Sequence[ChainRule], kept: set[int]) -> list[str]:

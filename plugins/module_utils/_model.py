@@ -18,6 +18,10 @@ FAMILIES = (IPV4, IPV6)
 FULL_NETMASK = {IPV4: 32, IPV6: 128}
 EVERYWHERE = {IPV4: "0.0.0.0/0", IPV6: "::/0"}
 FULL_MASK = 0xFFFFFFFF
+# The tools that give packets their marks.
+IPTABLES = "iptables"
+NFTABLES = "nftables"
+MARKINGS = (IPTABLES, NFTABLES)
 
 # (low, high), both included; a single port is (80, 80).
 PortRange = Tuple[int, int]
@@ -100,12 +104,16 @@ class TableRule:
 
 @dataclass(frozen=True)
 class ChainId:
-    """Which of our chains: its family, its table, the built-in chain that leads into it (the hook), and its name."""
+    """Which of our chains: its family, its table, the built-in chain that leads into it (the hook), and its name.
+
+    With nftables the whole table is ours, and its maps count as rules of the chain.
+    """
 
     family: str
     table: str
     hook: str
     name: str
+    tool: str = IPTABLES
 
 
 @dataclass(frozen=True)
@@ -212,13 +220,17 @@ class RouterState:
 
 @dataclass(frozen=True)
 class Declaration:
-    """What the input asks for. names: the labels it speaks of; rules in their order; ids: the services it speaks of."""
+    """What the input asks for. names: the labels it speaks of; rules in their order; ids: the services it speaks of.
+
+    marking is the tool that has the MARK rules.
+    """
 
     names: tuple[str, ...] = ()
     rules: tuple[MarkRule, ...] = ()
     snat_rules: tuple[SnatRule, ...] = ()
     pools: Mapping[ServiceId, Pool] = field(default_factory=dict)
     ids: tuple[ServiceId, ...] = ()
+    marking: str = IPTABLES
 
 
 @dataclass(frozen=True)
@@ -232,7 +244,7 @@ class IpvsOperation:
 
 @dataclass(frozen=True)
 class ChainEdit:
-    """One transaction of iptables-restore --noflush: its lines, and the chain as it is afterwards."""
+    """One transaction of iptables-restore --noflush or nft: its lines, and the chain as it is afterwards."""
 
     id: ChainId
     lines: tuple[str, ...]

@@ -6,20 +6,23 @@
 from __future__ import annotations
 
 import socket
-from typing import Iterator
+from typing import Iterator, Sequence
 
 from . import _wire as wire
 from ._errors import KernelError, ParseError
 
 # Of linux/netlink.h; Python has no name for it.
 _NETLINK_GENERIC = 16
-_BUFFER = 1 << 17
+# The kernel's dumps come in pieces of at most 32 KiB.
+_PIECE = 1 << 15
+# What the kernel may have said before we listen.
+_BACKLOG = 1 << 20
 # A dump that never ends would hang the run with the lock held.
 _TIMEOUT_SECONDS = 30
 
 
 class NetlinkSocket:
-    """Requests to the generic netlink family IPVS, one at a time.
+    """Questions to the generic netlink family IPVS, one at a time, and changes, many at a time.
 
     Opening it loads nothing. The kernel loads a module when asked for a family by name, so the family is looked up in
     the list of those that are there; family is 0 while ip_vs is not loaded.
@@ -27,9 +30,11 @@ class NetlinkSocket:
 
     def __init__(self) -> None:
         self._sequence = 0
+        # One for all answers: making room for each costs more than the answer.
+        self._piece = memoryview(bytearray(_PIECE))
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_GENERIC)
         self._socket.settimeout(_TIMEOUT_SECONDS)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 * _BUFFER)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BACKLOG)
         self._socket.bind((0, 0))
         self.family = 0
         self.find_family()
@@ -50,19 +55,35 @@ class NetlinkSocket:
 
     def get(self, command: int) -> wire.Attributes:
         """The one answer to a request without arguments."""
-        replies = list(self._replies(self.family, wire.NLM_F_ACK, command, b"", f"reading IPVS (command {command})"))
+        replies = list(self._replies(self.family, wire.NLM_F_ACK, command, b""))
         return wire.generic_attributes(replies[0]) if replies else {}
 
-    def request(self, command: int, payload: bytes, operation: str) -> None:
-        """One change. Raises KernelError, naming the operation, if the kernel refuses it."""
-        for _body in self._replies(self.family, wire.NLM_F_ACK, command, payload, operation):
-            pass
+    def request(self, changes: Sequence[tuple[int, bytes]]) -> dict[int, int]:
+        """Changes, each a command with its payload, sent at once; of those that the kernel refuses the place and errno.
+
+        It goes on after one that it refuses. Only the last one asks for an acknowledgement: refusals are told anyway,
+        and all in order.
+        """
+        first, last = self._sequence + 1, self._sequence + len(changes)
+        flags = [0] * (len(changes) - 1) + [wire.NLM_F_ACK]
+        numbered = zip(range(first, last + 1), flags, changes)
+        self._socket.send(b"".join(wire.message(self.family, flag, n, *change) for n, flag, change in numbered))
+        self._sequence = last
+        refused: dict[int, int] = {}
+        while True:
+            for _kind, sequence, body in wire.messages(self._receive()):
+                if not first <= sequence <= last:
+                    raise ParseError(f"netlink: an answer to request {sequence} instead of {first} to {last}")
+                code = wire.error_code(body)
+                if code:
+                    refused[sequence - first] = code
+                if sequence == last:
+                    return refused
 
     def _dump(self, family: int, command: int, payload: bytes) -> list[wire.Attributes]:
-        replies = self._replies(family, wire.NLM_F_DUMP, command, payload, f"reading IPVS (command {command})")
-        return [wire.generic_attributes(body) for body in replies]
+        return [wire.generic_attributes(body) for body in self._replies(family, wire.NLM_F_DUMP, command, payload)]
 
-    def _replies(self, family: int, flags: int, command: int, payload: bytes, operation: str) -> Iterator[bytes]:
+    def _replies(self, family: int, flags: int, command: int, payload: bytes) -> Iterator[bytes]:
         """What the kernel answers, up to its acknowledgement, error, or the end of the dump."""
         self._sequence += 1
         self._socket.send(wire.message(family, flags, self._sequence, command, payload))
@@ -73,12 +94,12 @@ class NetlinkSocket:
                 if kind in (wire.NLMSG_DONE, wire.NLMSG_ERROR):
                     code = wire.error_code(body)
                     if code:
-                        raise KernelError(operation, code)
+                        raise KernelError(f"reading IPVS (command {command})", code)
                     return
                 yield body
 
     def _receive(self) -> bytes:
         try:
-            return self._socket.recv(_BUFFER)
+            return bytes(self._piece[: self._socket.recv_into(self._piece)])
         except socket.timeout:
             raise ParseError(f"netlink: the kernel did not answer within {_TIMEOUT_SECONDS} s") from None

@@ -10,19 +10,23 @@ mode and for the way back after a failure.
 from __future__ import annotations
 
 from dataclasses import replace
-from difflib import SequenceMatcher
 from typing import Iterable, Iterator, Mapping, Sequence
 
+from . import _nftables as nftables
 from ._errors import LvsError
 from ._foreign import obstacle_in_chain
-from ._iptables import COMMAND, chain_rule, edit_chain, parse_table, retired
+from ._iptables import COMMAND, alike, chain_rule, edit_chain, parse_table, retired
+from ._markmap import is_record
 from ._model import (
+    IPTABLES,
+    NFTABLES,
     Chain,
     ChainEdit,
     ChainId,
     ChainRule,
     Declaration,
     IpvsOperation,
+    MarkRule,
     Operation,
     Pool,
     RealServer,
@@ -43,7 +47,10 @@ def virtual_services_target(current: RouterState, declared: Declaration, purge: 
     Whatever purge says, a declared service leaves nothing behind of what it was before, say under another mark.
     """
     if purge == "all":
-        only = {key: chain.with_rules(declared_rules(declared, key)) for key, chain in current.chains.items()}
+        only = {
+            key: chain.with_rules((*declared_rules(declared, key), *nftables.irrevocable(chain.rules)))
+            for key, chain in current.chains.items()
+        }
         return RouterState(_without_strays(only), declared.pools)
     names = frozenset(declared.names) if purge == "none" else None
     chains = _chains_target(current, declared, names)
@@ -83,8 +90,10 @@ def pools_absent(current: RouterState, declared: Declaration) -> RouterState:
 
 def declared_rules(declared: Declaration, chain_id: ChainId) -> tuple[ChainRule, ...]:
     """What a declaration wants in one of our chains."""
-    rules = declared.snat_rules if chain_id.table == "nat" else declared.rules
-    return tuple(chain_rule(rule) for rule in rules if rule.family == chain_id.family)
+    if chain_id.table == "nat":
+        return tuple(chain_rule(rule) for rule in declared.snat_rules if rule.family == chain_id.family)
+    own = [rule for rule in declared.rules if rule.family == chain_id.family and chain_id.tool == declared.marking]
+    return nftables.entries(own) if chain_id.tool == NFTABLES else tuple(map(chain_rule, own))
 
 
 def _is_managed(rule: ChainRule, names: frozenset[str] | None) -> bool:
@@ -108,9 +117,20 @@ def _chains_target(current: RouterState, declared: Declaration, names: frozenset
 def chains_with(current: RouterState, declared: Declaration, names: frozenset[str] | None) -> dict[ChainId, Chain]:
     """The chains with the declared rules in place of those of the names; strays are where they were."""
     return {
-        key: chain.with_rules(_merged(chain.rules, declared_rules(declared, key), names))
+        key: chain.with_rules(_content(key, chain.rules, declared_rules(declared, key), names))
         for key, chain in current.chains.items()
     }
+
+
+def _content(
+    chain_id: ChainId, current: Sequence[ChainRule], wanted: tuple[ChainRule, ...], names: frozenset[str] | None
+) -> tuple[ChainRule, ...]:
+    """The wanted rules and those that stay; in a map, which has no order, the wanted ones count."""
+    if chain_id.tool == IPTABLES:
+        return _merged(current, wanted, names)
+    staying = [rule for rule in current if not _is_managed(rule, names)]
+    rules = [rule.meaning for rule in (*staying, *wanted) if isinstance(rule.meaning, MarkRule)]
+    return (*nftables.entries(rules), *(rule for rule in staying if not isinstance(rule.meaning, MarkRule)))
 
 
 def _without_strays(chains: Mapping[ChainId, Chain]) -> dict[ChainId, Chain]:
@@ -150,9 +170,13 @@ def _merged(
     if not managed:
         return (*current, *wanted)
     instead: list[list[ChainRule]] = [[] for _rule in managed]
-    for _tag, start, stop, first, last in SequenceMatcher(None, managed, wanted, autojunk=False).get_opcodes():
+    start = first = 0
+    for stop, last in [*alike(managed, wanted), (len(managed), len(wanted))]:
         for offset, rule in enumerate(wanted[first:last]):
             instead[max(min(start + offset, stop - 1), 0)].append(rule)
+        if stop < len(managed):
+            instead[stop].append(wanted[last])
+        start, first = stop + 1, last + 1
     replacements = iter(instead)
     return tuple(new for rule in current for new in (next(replacements) if _is_managed(rule, names) else [rule]))
 
@@ -183,7 +207,7 @@ def _retiring(current: RouterState, target: RouterState) -> dict[ChainId, Chain]
     for key, wanted in target.chains.items():
         marks_left = {rule.mark for rule in wanted.rules}
         owners = {
-            rule.mark: retired(rule, key.family)
+            rule.mark: chain_rule(retired(rule.name, rule.mark, key.family))
             for rule in current.chains[key].rules
             if rule.name and rule.mark not in marks_left and ServiceId(key.family, rule.mark) in gone
         }
@@ -192,8 +216,20 @@ def _retiring(current: RouterState, target: RouterState) -> dict[ChainId, Chain]
 
 
 def _edits_of_chains(current: Mapping[ChainId, Chain], target: Mapping[ChainId, Chain]) -> Iterable[ChainEdit]:
-    edits = (edit_chain(key, current[key], target[key]) for key in target)
+    """Chains that only cease to give marks come last: what moves from one chain to another is never in neither."""
+    ceasing = {key: _giving(chain) <= _giving(current[key]) for key, chain in target.items()}
+    edits = (_edit(key, current[key], target[key]) for key in sorted(target, key=lambda key: ceasing[key]))
     return [edit for edit in edits if edit is not None]
+
+
+def _giving(chain: Chain) -> set[ChainRule]:
+    """The rules that packets may meet, without records of whose a mark was."""
+    return {rule for rule in chain.rules if not (isinstance(rule.meaning, MarkRule) and is_record(rule.meaning))}
+
+
+def _edit(chain_id: ChainId, before: Chain, after: Chain) -> ChainEdit | None:
+    edit = nftables.edit_table if chain_id.tool == NFTABLES else edit_chain
+    return edit(chain_id, before, after)
 
 
 def _additions(current: Mapping[ServiceId, Pool], target: Mapping[ServiceId, Pool]) -> Iterable[IpvsOperation]:

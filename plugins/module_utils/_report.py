@@ -10,14 +10,20 @@ from ipaddress import ip_network
 from itertools import groupby
 from typing import Any, Iterable, Iterator, Mapping, Sequence
 
+from . import _wire as wire
 from ._errors import ValidationError
 from ._iptables import port_items, render_rule
+from ._markmap import arranged, joined
 from ._model import (
     FAMILIES,
     FULL_MASK,
     FULL_NETMASK,
+    IPTABLES,
     IPV4,
     IPV6,
+    NFTABLES,
+    Chain,
+    ChainId,
     MarkRule,
     Pool,
     RealServer,
@@ -92,7 +98,7 @@ def services(state: RouterState) -> tuple[list[dict[str, Any]], list[dict[str, A
         service = virtual_service(name, own, pools)
         if snat_rules:
             service["helper"] = "ftp"
-        if users[own[0].mark] == 1 and _reproduces(service, own, snat_rules, pools):
+        if users[own[0].mark] == 1 and _reproduces(service, own, snat_rules, pools, _marking(state)):
             found.append(service)
         elif len(pools) == len(_ids(own)):
             why = f"{name}: its rules and IPVS services are not what one declared service makes"
@@ -120,8 +126,14 @@ def _ids(own: Iterable[MarkRule]) -> list[ServiceId]:
     return list(dict.fromkeys(ServiceId(rule.family, rule.mark) for rule in own))
 
 
+def _marking(state: RouterState) -> str:
+    """The tool that has the MARK rules; while a router is on its way from one to the other, the new one."""
+    found = [key.tool for key, chain in state.chains.items() if chain.rules and key.table != "nat"]
+    return NFTABLES if NFTABLES in found else IPTABLES
+
+
 def _reproduces(
-    service: dict[str, Any], own: Sequence[MarkRule], snat_rules: Sequence[str], pools: Sequence[Pool]
+    service: dict[str, Any], own: Sequence[MarkRule], snat_rules: Sequence[str], pools: Sequence[Pool], marking: str
 ) -> bool:
     """Whether declaring the service would leave everything as it is."""
     try:
@@ -130,13 +142,26 @@ def _reproduces(
         return False
     wanted = {pool.service.id: pool for pool in pools}
     snat_declared = [render_rule(rule) for family in FAMILIES for rule in declared.snat_rules if rule.family == family]
-    return declared.rules == tuple(own) and snat_declared == snat_rules and dict(declared.pools) == wanted
+    return (
+        _as_kept(declared.rules, marking) == _as_kept(own, marking)
+        and snat_declared == snat_rules
+        and dict(declared.pools) == wanted
+    )
+
+
+def _as_kept(rules: Sequence[MarkRule], marking: str) -> Sequence[MarkRule]:
+    """Rules in the form in which the tool keeps them."""
+    if marking == IPTABLES:
+        return tuple(rules)
+    return [entry for family in FAMILIES for entry in arranged(rule for rule in rules if rule.family == family)]
 
 
 def own_rules(state: RouterState) -> list[MarkRule]:
     """The MARK rules of ours, without those that this collection would not write."""
-    rules = (rule for chain in state.chains.values() for rule in chain.rules)
-    return [rule.meaning for rule in rules if isinstance(rule.meaning, MarkRule)]
+    found: dict[str, list[MarkRule]] = {IPTABLES: [], NFTABLES: []}
+    for key, chain in state.chains.items():
+        found[key.tool] += [rule.meaning for rule in chain.rules if isinstance(rule.meaning, MarkRule)]
+    return [*found[IPTABLES], *joined(found[NFTABLES])]
 
 
 def _snat_rules(state: RouterState, name: str) -> list[str]:
@@ -225,6 +250,31 @@ def _real_server(server: RealServer, with_port: bool) -> dict[str, Any]:
     return shape
 
 
+# -- counters -----------------------------------------------------------------------------------------------------
+
+
+def counters_of(entries: Iterable[wire.Entry]) -> list[dict[str, Any]]:
+    """What the kernel counted for each virtual service and each of its real servers."""
+    return [
+        {
+            **identity(wire.decode_id(service)),
+            **wire.decode_counters(service, wire.SVC_STATS64, wire.SVC_STATS),
+            "real_servers": [_real_server_counters(service, real_server) for real_server in real_servers],
+        }
+        for service, real_servers in entries
+    ]
+
+
+def _real_server_counters(service: wire.Attributes, found: wire.Attributes) -> dict[str, Any]:
+    server = wire.decode_real_server(found, wire.decode_id(service).family)
+    return {
+        "address": server.address,
+        "port": server.port,
+        **wire.decode_counters(found, wire.DEST_STATS64, wire.DEST_STATS),
+        **wire.decode_connections(found),
+    }
+
+
 # -- problems -----------------------------------------------------------------------------------------------------
 
 
@@ -279,12 +329,20 @@ def _lone_services(state: RouterState, marks_given: Mapping[str, set[int]]) -> l
 def _chain_problems(state: RouterState) -> Iterator[dict[str, Any]]:
     for key, chain in state.chains.items():
         if chain.rules and chain.jumps != 1:
-            why = f"the {key.family} chain {key.name} is entered from {key.hook} {chain.jumps} times instead of once"
-            yield _problem("jump", why, family=key.family)
+            yield _problem("jump", _why_not_entered(key, chain), family=key.family)
         for rule in chain.rules:
-            if not rule.name or (key.table == "mangle" and not isinstance(rule.meaning, MarkRule)):
+            if not rule.name or (key.table != "nat" and not isinstance(rule.meaning, MarkRule)):
                 why = f"a rule in our {key.family} chain {key.name} that is not ours: {rule.text}"
                 yield _problem("foreign_rule", why, family=key.family)
+
+
+def _why_not_entered(chain_id: ChainId, chain: Chain) -> str:
+    if chain_id.tool == NFTABLES:
+        return (
+            f"the {chain_id.family} nftables table {chain_id.table} lacks rules that look its entries up, or has others"
+        )
+    where = f"the {chain_id.family} chain {chain_id.name}"
+    return f"{where} is entered from {chain_id.hook} {chain.jumps} times instead of once"
 
 
 def _problem(kind: str, message: str, **subject: Any) -> dict[str, Any]:

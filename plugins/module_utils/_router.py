@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import errno
+import re
 from contextlib import suppress
 from dataclasses import replace
 from ipaddress import ip_address
+from itertools import groupby, islice
 from types import TracebackType
-from typing import Any, Collection, Iterable, Iterator, List, Sequence, Tuple
+from typing import Collection, Iterable, Iterator, Sequence
 
 from . import _host as host
 from . import _ipvsadm as ipvsadm
@@ -19,8 +21,10 @@ from ._errors import KernelError, LvsError, ParseError, ToolError
 from ._foreign import strays
 from ._iptables import COMMAND, parse_chain, parse_table, transaction, unreadable
 from ._model import (
+    IPTABLES,
     IPV4,
     IPV6,
+    NFTABLES,
     Chain,
     ChainEdit,
     ChainId,
@@ -32,23 +36,28 @@ from ._model import (
     ServiceId,
 )
 from ._netlink import NetlinkSocket
-from ._report import identity
-
-# A virtual service and its real servers as the kernel reports them.
-Entry = Tuple[wire.Attributes, List[wire.Attributes]]
+from ._nft_listing import parse_listing
+from ._nftables import nftables_chains, table_words
+from ._wire import Entry
 
 # Seconds to wait for the lock that iptables-legacy takes; the nft variant has transactions instead and ignores it.
 _XTABLES_WAIT = "10"
 _LEGACY_TABLES = {IPV4: "/proc/net/ip_tables_names", IPV6: "/proc/net/ip6_tables_names"}
 # iptables-nft exits with 3 when a native nft rule stands in a table that it is asked to print.
 _UNREADABLE_STATUS = 3
+# What nft says where the table, or all of nf_tables or of the family, does not exist.
+_NO_TABLE = re.compile("No such file or directory|not supported")
+
+# How many changes of the IPVS table go to the kernel at once, and which ones may: ipvsadm's letters.
+_AT_ONCE = 128
+_TOGETHER = {"A": "additions", "a": "additions", "E": "edits", "e": "edits"}
 
 
 class Router:
     """Chains and the IPVS table of the machine we run on, each only if asked for. Use it in a with statement.
 
     if_readable: more chains; they are left out of the state where iptables cannot print their table.
-    adopting: the declared rules for which strays are looked for.
+    adopting: the declared rules for which strays are looked for. nftables: our tables there, too.
     """
 
     def __init__(
@@ -57,10 +66,12 @@ class Router:
         ipvs: bool,
         if_readable: Collection[ChainId] = (),
         adopting: Collection[MarkRule] = (),
+        nftables: bool = False,
     ) -> None:
         self._chains = chains
         self._if_readable = if_readable
         self._adopting = adopting
+        self._nftables = nftables
         self._ipvs = ipvs
         self._netlink = NetlinkSocket()
 
@@ -78,20 +89,35 @@ class Router:
         for chain_id in self._if_readable:
             with suppress(ParseError):
                 chains[chain_id] = read_chain(chain_id)
+        if self._nftables:
+            chains.update(read_nftables())
         chains.update((chain_id, read_chain(chain_id, self._adopting)) for chain_id in self._chains)
         return RouterState(chains, pools_of(self.entries()) if self._ipvs else {})
 
-    def entries(self) -> list[Entry]:
-        """Every virtual service with its real servers, as the kernel reports them."""
-        if not self._netlink.family:
-            return []
-        services = [wire.attributes(found[wire.ATTR_SERVICE]) for found in self._netlink.dump(wire.CMD_GET_SERVICE)]
-        return [(service, self._real_servers(service)) for service in services]
+    def read_again(self, state: RouterState, operations: Iterable[Operation]) -> RouterState:
+        """A state, but what the operations touched as it is now."""
+        edited = {operation.id for operation in operations if isinstance(operation, ChainEdit)}
+        by_iptables = (key for key in edited if key.tool == IPTABLES)
+        chains = {key: read_chain(key, self._adopting if key in self._chains else ()) for key in by_iptables}
+        if any(key.tool == NFTABLES for key in edited):
+            chains.update(read_nftables())
+        touched = {operation.service.id for operation in operations if isinstance(operation, IpvsOperation)}
+        pools = {key: pool for key, pool in state.pools.items() if key not in touched}
+        if touched:
+            pools.update(pools_of(self.entries(touched)))
+        return RouterState({**state.chains, **chains}, pools)
 
-    def _real_servers(self, service: wire.Attributes) -> list[wire.Attributes]:
-        service_id = wire.encode_id(wire.decode_service(service).id)
-        found = self._netlink.dump(wire.CMD_GET_DEST, service_id)
-        return [wire.attributes(real_server[wire.ATTR_DEST]) for real_server in found]
+    def entries(self, only: Collection[ServiceId] | None = None) -> Iterator[Entry]:
+        """Virtual services, all or only some, each with its real servers, as the kernel reports them."""
+        found = self._netlink.dump(wire.CMD_GET_SERVICE) if self._netlink.family else []
+        for service in [wire.attributes(entry[wire.ATTR_SERVICE]) for entry in found]:
+            service_id = wire.decode_id(service)
+            if only is None or service_id in only:
+                yield service, self._real_servers(service_id)
+
+    def _real_servers(self, service_id: ServiceId) -> list[wire.Attributes]:
+        found = self._netlink.dump(wire.CMD_GET_DEST, wire.encode_id(service_id))
+        return [wire.attributes(entry[wire.ATTR_DEST]) for entry in found]
 
     def timeouts(self) -> dict[str, int]:
         """The connection timeouts in seconds; nothing while ip_vs is not loaded."""
@@ -107,27 +133,57 @@ class Router:
 
         Loads ip_vs; the kernel itself loads schedulers when they are named. Raises LvsError for what is missing.
         """
-        for family in {operation.id.family for operation in operations if isinstance(operation, ChainEdit)}:
-            host.find(f"{COMMAND[family]}-restore")
+        for tool in {_writer(operation.id) for operation in operations if isinstance(operation, ChainEdit)}:
+            host.find(tool)
         if any(isinstance(operation, IpvsOperation) for operation in operations) and not self._netlink.family:
             status, _output, said = host.attempt(["modprobe", "ip_vs"])
             if not self._netlink.find_family():
                 raise LvsError(f"this kernel has no IPVS: modprobe ip_vs: exit status {status}: {said.strip()}")
 
-    def write(self, operation: Operation) -> None:
-        """Carry out one operation. Raises ToolError or KernelError."""
-        if isinstance(operation, ChainEdit):
-            restore = [f"{COMMAND[operation.id.family]}-restore", "--noflush", "--wait", _XTABLES_WAIT]
-            host.run(restore, transaction(operation.id.table, operation.lines))
-        else:
-            self._write_ipvs(operation)
+    def write(self, operations: Sequence[Operation]) -> Iterator[int]:
+        """Carry out operations in their order; after each step, how many more are done.
 
-    def _write_ipvs(self, operation: IpvsOperation) -> None:
-        words = ipvsadm.command_line(operation)
-        try:
-            self._netlink.request(wire.COMMANDS[operation.command], _payload(operation), words)
-        except KernelError as error:
-            raise KernelError(words, error.code, _meaning(operation, error.code)) from None
+        Raises ToolError or KernelError, and then nothing of a later step was begun.
+        """
+        for step in _steps(operations):
+            if isinstance(step[0], ChainEdit):
+                self._write_chain(step[0])
+                yield 1
+            else:
+                yield from self._write_ipvs([change for change in step if isinstance(change, IpvsOperation)])
+
+    def _write_chain(self, edit: ChainEdit) -> None:
+        if edit.id.tool == NFTABLES:
+            host.run([_writer(edit.id), "-f", "-"], "".join(f"{line}\n" for line in edit.lines))
+        else:
+            restore = [_writer(edit.id), "--noflush", "--wait", _XTABLES_WAIT]
+            host.run(restore, transaction(edit.id.table, edit.lines))
+
+    def _write_ipvs(self, step: Sequence[IpvsOperation]) -> Iterator[int]:
+        refused = self._netlink.request([(wire.COMMANDS[change.command], _payload(change)) for change in step])
+        yield len(step) - len(refused)
+        for place, code in refused.items():
+            raise KernelError(ipvsadm.command_line(step[place]), code, _meaning(step[place], code))
+
+
+def _steps(operations: Iterable[Operation]) -> Iterator[list[Operation]]:
+    """Operations that are sent at once, although the kernel goes on after one that it refuses.
+
+    That does no harm where they add or edit. What gives a mark or takes something away goes alone, once all before it
+    is known to be done.
+    """
+    for together, group in groupby(operations, key=_together):
+        while step := list(islice(group, _AT_ONCE if together else 1)):
+            yield step
+
+
+def _together(operation: Operation) -> str:
+    return "" if isinstance(operation, ChainEdit) else _TOGETHER.get(operation.command, "")
+
+
+def _writer(chain_id: ChainId) -> str:
+    """The command that carries out a transaction on a chain of ours."""
+    return "nft" if chain_id.tool == NFTABLES else f"{COMMAND[chain_id.family]}-restore"
 
 
 def _payload(operation: IpvsOperation) -> bytes:
@@ -153,7 +209,7 @@ def _meaning(operation: IpvsOperation, code: int) -> str:
     }.get(code, "")
 
 
-def pools_of(entries: Sequence[Entry]) -> dict[ServiceId, Pool]:
+def pools_of(entries: Iterable[Entry]) -> dict[ServiceId, Pool]:
     """The kernel's entries as values."""
     pools = (_pool(service, real_servers) for service, real_servers in entries)
     return {pool.service.id: pool for pool in pools}
@@ -189,6 +245,34 @@ def saved_table(family: str, table: str) -> str:
     return output
 
 
+def read_nftables() -> dict[ChainId, Chain]:
+    """Our tables of nftables; none where there is no nft."""
+    readable = host.installed("nft") and _has_nf_tables()
+    return {
+        chain_id: parse_listing(_listed(chain_id.family) if readable else "", chain_id.family)
+        for chain_id in nftables_chains()
+    }
+
+
+def _has_nf_tables() -> bool:
+    """Whether nft can be asked without loading nf_tables: it is loaded, or built in, or not to be had at all."""
+    if host.is_loaded("nf_tables"):
+        return True
+    _status, output, _said = host.attempt(["modprobe", "--show-depends", "nf_tables"])
+    return all(line.startswith("builtin ") for line in output.splitlines())
+
+
+def _listed(family: str) -> str:
+    """Our table as nft prints it in JSON; empty where there is none."""
+    listing = ["nft", "-j", "list", "table", *table_words(family).split()]
+    status, output, said = host.attempt(listing)
+    if status and _NO_TABLE.search(said):
+        return ""
+    if status:
+        raise ToolError(listing, status, said or output)
+    return output
+
+
 def saved_ruleset(family: str) -> str:
     """All tables that there are, as far as iptables-save prints them: it stops where it meets a native nft rule."""
     return host.attempt([f"{COMMAND[family]}-save"])[1] if _exists(family) else ""
@@ -201,28 +285,6 @@ def _exists(family: str, table: str = "") -> bool:
         return bool(path)
     loaded = host.read_text(_LEGACY_TABLES[family]).split()
     return table in loaded if table else bool(loaded)
-
-
-def counters_of(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """What the kernel counted for each virtual service and each of its real servers."""
-    return [
-        {
-            **identity(wire.decode_service(service).id),
-            **wire.decode_counters(service, wire.SVC_STATS64, wire.SVC_STATS),
-            "real_servers": [_real_server_counters(service, real_server) for real_server in real_servers],
-        }
-        for service, real_servers in entries
-    ]
-
-
-def _real_server_counters(service: wire.Attributes, found: wire.Attributes) -> dict[str, Any]:
-    server = wire.decode_real_server(found, wire.decode_service(service).id.family)
-    return {
-        "address": server.address,
-        "port": server.port,
-        **wire.decode_counters(found, wire.DEST_STATS64, wire.DEST_STATS),
-        **wire.decode_connections(found),
-    }
 
 
 def local_addresses(destinations: Iterable[tuple[str, int]]) -> set[str]:

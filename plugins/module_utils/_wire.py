@@ -11,13 +11,15 @@ from __future__ import annotations
 import socket
 import struct
 from ipaddress import ip_address
-from typing import Any, Dict, Iterator, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
 
 from ._errors import ParseError
 from ._model import FULL_NETMASK, IPV4, IPV6, RealServer, ServiceId, VirtualService, family_of, flag_names
 
 # An attribute's type and its payload.
 Attributes = Dict[int, bytes]
+# A virtual service and its real servers as the kernel reports them.
+Entry = Tuple[Attributes, List[Attributes]]
 # One message: its type, its sequence number, what follows the netlink header.
 Message = Tuple[int, int, bytes]
 
@@ -103,7 +105,32 @@ def generic_attributes(body: bytes) -> Attributes:
 
 
 def attributes(data: bytes) -> Attributes:
-    found: Attributes = {}
+    """The attributes of a message, or inside a nested attribute.
+
+    Thousands of entries differ in nothing but the payloads, so the layout of the last one of this size is tried first.
+    """
+    layout = _LAYOUTS.get(len(data))
+    fields = layout.fields.unpack(data) if layout else ()
+    if not layout or fields[::2] != layout.headers:
+        layout = _LAYOUTS[len(data)] = _layout(data)
+        fields = layout.fields.unpack(data)
+    return dict(zip(layout.kinds, fields[1::2]))
+
+
+class _Layout(NamedTuple):
+    """What stands where in a message: header and payload of each attribute in turn; their headers, and their types."""
+
+    fields: struct.Struct
+    headers: tuple[bytes, ...]
+    kinds: tuple[int, ...]
+
+
+_LAYOUTS: dict[int, _Layout] = {}
+
+
+def _layout(data: bytes) -> _Layout:
+    """Raises ParseError where a length cannot be true."""
+    fields, headers, kinds = [], [], []
     offset, end = 0, len(data)
     while offset < end:
         if end - offset < _NLATTR.size:
@@ -111,9 +138,12 @@ def attributes(data: bytes) -> Attributes:
         length, kind = _NLATTR.unpack_from(data, offset)
         if not _NLATTR.size <= length <= end - offset:
             raise ParseError(f"netlink: an attribute of {length} bytes where {end - offset} are left")
-        found[kind & 0x3FFF] = data[offset + _NLATTR.size : offset + length]
-        offset += _aligned(length)
-    return found
+        size = min(_aligned(length), end - offset)
+        fields.append(f"{_NLATTR.size}s{length - _NLATTR.size}s{size - length}x")
+        headers.append(data[offset : offset + _NLATTR.size])
+        kinds.append(kind & 0x3FFF)
+        offset += size
+    return _Layout(struct.Struct("".join(fields)), tuple(headers), tuple(kinds))
 
 
 def family_id(found: Attributes) -> int:
@@ -229,7 +259,7 @@ def _netmask(service: VirtualService) -> bytes:
 
 def decode_service(found: Attributes) -> VirtualService:
     """A virtual service from the attributes inside ATTR_SERVICE."""
-    service_id = _decode_id(found)
+    service_id = decode_id(found)
     flags = struct.unpack("=I", found[SVC_FLAGS][:4])[0] & F_SETTINGS if len(found.get(SVC_FLAGS, b"")) >= 4 else 0
     scheduler = _string(found.get(SVC_SCHED, b""))
     timeout = _integer(_U32, found, SVC_TIMEOUT) if flags & F_PERSISTENT else 0
@@ -245,7 +275,7 @@ def decode_service(found: Attributes) -> VirtualService:
     )
 
 
-def _decode_id(found: Attributes) -> ServiceId:
+def decode_id(found: Attributes) -> ServiceId:
     family = _family(_integer(_U16, found, SVC_AF))
     fwmark = _integer(_U32, found, SVC_FWMARK)
     if fwmark:

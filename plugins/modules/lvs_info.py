@@ -217,10 +217,10 @@ from ansible_collections.lvs.fleet.plugins.module_utils._iptables import (
 from ansible_collections.lvs.fleet.plugins.module_utils._model import FAMILIES, Chain, ChainId, RouterState, TableRule
 from ansible_collections.lvs.fleet.plugins.module_utils._router import (
     Router,
-    counters_of,
     local_addresses,
     pools_of,
     read_chain,
+    read_nftables,
     saved_ruleset,
     saved_table,
 )
@@ -228,7 +228,7 @@ from ansible_collections.lvs.fleet.plugins.module_utils._router import (
 
 @dataclass
 class Rules:
-    """What iptables tells, by chain and family; problems has one for each table mangle that cannot be read."""
+    """What iptables and nftables tell, by chain and family; problems has one for each table that cannot be read."""
 
     chains: dict[ChainId, Chain] = field(default_factory=dict)
     tables: dict[ChainId, tuple[TableRule, ...]] = field(default_factory=dict)
@@ -246,6 +246,9 @@ def read_rules() -> Rules:
             found.given[chain_id.family] = marks_given(saved)
         except ParseError as error:
             found.problems.append(report.unreadable(chain_id.family, str(error)))
+    for chain_id, chain in read_nftables().items():
+        found.chains[chain_id] = chain
+        found.given.setdefault(chain_id.family, set()).update(rule.mark for rule in chain.rules if rule.mark)
     for chain_id in snat_chains():
         with suppress(ParseError):
             found.chains[chain_id] = read_chain(chain_id)
@@ -275,7 +278,7 @@ def conflicts(state: RouterState, rules: Rules, policies: list[dict[str, Any]]) 
 
 def survey() -> dict[str, Any]:
     with Router((), ipvs=True) as router:
-        entries = router.entries()
+        entries = list(router.entries())
         timeouts, daemons = router.timeouts(), router.daemons()
     rules = read_rules()
     state = RouterState(rules.chains, pools_of(entries))
@@ -289,7 +292,7 @@ def survey() -> dict[str, Any]:
         "services": services,
         "rules": report.rules(state),
         "ipvs_services": report.ipvs_services(state),
-        "counters": counters_of(entries),
+        "counters": report.counters_of(entries),
         "timeouts": timeouts,
         "daemons": daemons,
         "foreign_rules": foreign(rules),

@@ -55,7 +55,14 @@ def _bench(options: argparse.Namespace) -> int:
 
 def _add_fleet(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     up = actions.add_parser("up", help="start a fleet with fresh disks, in place of a running one")
-    up.add_argument("--routers", type=int, default=2, choices=range(1, len(ROUTERS) + 1), help="(default: %(default)s)")
+    up.add_argument(
+        "--routers",
+        type=int,
+        default=2,
+        choices=range(1, len(ROUTERS) + 1),
+        metavar="N",
+        help=f"1 to {len(ROUTERS)} (default: %(default)s)",
+    )
     up.add_argument(
         "--server-machines",
         type=int,

@@ -15,14 +15,15 @@ from pathlib import Path
 from common import CHECKOUT, LabError, run
 
 PREFIX = f"lvs-{hashlib.sha256(str(CHECKOUT).encode()).hexdigest()[:6]}"
-ROUTERS = tuple(f"router{number}" for number in range(1, 10))
+ROUTERS = tuple(f"router{number}" for number in range(1, 51))
 SERVERS = ("server1", "server2", "server3")
 LAN = "lan"
 
 # Addresses come in pairs, IPv4 and IPv6.
 LAN_NET = ("10.0.0.{}/24", "2001:db8:0:1::{}/64")
 LAN_HOSTS = {
-    **{router: number for number, router in enumerate(ROUTERS, start=1)},
+    # The tenth and all after it leave room for the real servers.
+    **{router: number if number < 10 else 100 + number for number, router in enumerate(ROUTERS, start=1)},
     **{server: number for number, server in enumerate(SERVERS, start=11)},
     "controller": 200,
 }

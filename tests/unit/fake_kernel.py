@@ -1,7 +1,7 @@
 # Copyright: lvs.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A kernel to try the collection on: tables mangle and nat behind iptables-save, IPVS behind generic netlink.
+"""A kernel to try the collection on: tables behind iptables-save and nft, IPVS behind generic netlink.
 
 It shares no code with the collection and is strict: what the real tools would not take it refuses, and what they would
 not be asked for raises AssertionError. test_fake_kernel.py compares it with recordings of a real one.
@@ -27,6 +27,7 @@ from typing import Any
 from unittest import mock
 
 from ansible_collections.lvs.fleet.plugins.module_utils import _host, _netlink
+from ansible_collections.lvs.fleet.tests.unit.fake_nft import Nft, NftError
 
 FAMILIES = {"iptables": "ipv4", "ip6tables": "ipv6"}
 
@@ -328,18 +329,27 @@ class FakeSocket:
         assert address == (0, 0)
 
     def send(self, data: bytes) -> int:
+        """One datagram, with as many requests as there is room for; each is carried out, whatever came before it."""
         assert not self._answers, "a request before the answer to the last one was read"
-        length, kind, flags, sequence, port = HEADER.unpack_from(data)
-        assert length == len(data) and port == 0 and flags & 0x1
-        command, version, _reserved = GENERIC.unpack_from(data, HEADER.size)
-        assert version == 1
-        body = data[HEADER.size + GENERIC.size :]
-        self._answers = self._kernel.answer(kind, flags, sequence, command, body)
+        assert len(data) < 1 << 17, "more than fits into the socket's buffer"
+        offset = 0
+        while offset < len(data):
+            length, kind, flags, sequence, port = HEADER.unpack_from(data, offset)
+            assert HEADER.size + GENERIC.size <= length <= len(data) - offset and length % 4 == 0
+            assert port == 0 and flags & 0x1
+            command, version, _reserved = GENERIC.unpack_from(data, offset + HEADER.size)
+            assert version == 1
+            body = data[offset + HEADER.size + GENERIC.size : offset + length]
+            self._answers += self._kernel.answer(kind, flags, sequence, command, body)
+            offset += length
+        assert self._answers, "nobody would wait for an answer that does not come"
         return len(data)
 
-    def recv(self, size: int) -> bytes:
-        assert self._answers and size >= 1 << 15
-        return self._answers.pop(0)
+    def recv_into(self, buffer: memoryview) -> int:
+        assert self._answers and len(buffer) >= 1 << 15
+        answer = self._answers.pop(0)
+        buffer[: len(answer)] = answer
+        return len(answer)
 
     def close(self) -> None:
         self.closed = True
@@ -359,10 +369,14 @@ class FakeKernel:
         self.mangle = {family: Table(family, "mangle") for family in FAMILIES.values()}
         self.nat = {family: Table(family, "nat") for family in FAMILIES.values()}
         self.ipvs = Ipvs()
+        self.nft = Nft()
         self.loaded = loaded
         self.loadable = True
         self.backend = backend
-        self.installed = {"iptables", "ip6tables"}
+        self.installed = {"iptables", "ip6tables", "nft"}
+        # Modules with a folder in /sys/module, and those of which modprobe says what it would load.
+        self.modules = {"nf_tables"}
+        self.loadable_modules: set[str] = set()
         self.local: set[str] = set()
         # What "ip rule" and "ip route show table TABLE type local" print, by option.
         self.policy_rules: dict[str, list[dict[str, Any]]] = {}
@@ -378,7 +392,7 @@ class FakeKernel:
         self.sockets: list[FakeSocket] = []
         self._lock_timeouts: list[int] = []
 
-    def snapshot(self) -> tuple[Any, Any]:
+    def snapshot(self) -> tuple[Any, ...]:
         return deepcopy(
             (
                 [
@@ -389,6 +403,7 @@ class FakeKernel:
                     for tables in (self.mangle, self.nat)
                 ],
                 {key: (service.attributes, service.servers) for key, service in self.ipvs.services.items()},
+                self.nft.tables,
             )
         )
 
@@ -408,6 +423,7 @@ class FakeKernel:
                 (_host, "read_text", self._read_text),
                 (_host, "lock", self._lock),
                 (_host, "processes", self._processes),
+                (_host, "is_loaded", self.modules.__contains__),
             ):
                 stack.enter_context(mock.patch.object(module, name, value))
             yield self
@@ -458,6 +474,8 @@ class FakeKernel:
             local = [f"local {words[2]} dev lo src {words[2]} uid 0 \n    cache <local> \n" for words in asked
                      if words[2] in self.local]  # fmt: skip
             return SimpleNamespace(returncode=2, stdout="".join(local), stderr="")
+        if tool == "nft" and "nft" in self.installed:
+            return self._nft(arguments, input)
         program, _dash, action = tool.partition("-")
         if program not in self.installed:
             raise FileNotFoundError(tool)
@@ -481,7 +499,25 @@ class FakeKernel:
         routes = [{"type": "local", "dst": name, "dev": "lo"} for name in self.local_routes[family, words[3]]]
         return SimpleNamespace(returncode=0, stdout=json.dumps(routes), stderr="")
 
+    def _nft(self, arguments: list[str], text: str) -> Any:
+        """As the real one it loads nf_tables, whatever it is asked."""
+        assert not (self.loadable_modules - self.modules and self.read_only), "reading loads a module"
+        try:
+            if arguments == ["-f", "-"]:
+                if self._next_write():
+                    raise NftError("Could not process rule: Cannot allocate memory")
+                self.nft.run(text)
+                self.after_write()
+                return SimpleNamespace(returncode=0, stdout="", stderr="")
+            assert arguments[:3] == ["-j", "list", "table"], arguments
+            return SimpleNamespace(returncode=0, stdout=json.dumps(self.nft.listing(*arguments[3:])), stderr="")
+        except NftError as error:
+            return SimpleNamespace(returncode=1, stdout="", stderr=f"{error}\n")
+
     def _modprobe(self, arguments: list[str]) -> Any:
+        if arguments[:1] == ["--show-depends"]:
+            loads = arguments[1] in self.loadable_modules
+            return SimpleNamespace(returncode=int(not loads), stdout="insmod /lib/x.ko \n" * loads, stderr="")
         assert arguments == ["ip_vs"] and not self.read_only
         self.loaded = self.loadable
         said = "" if self.loadable else "modprobe: FATAL: Module ip_vs not found.\n"
@@ -519,14 +555,14 @@ class FakeKernel:
         else:
             assert kind == IPVS_FAMILY and self.loaded
             if flags & DUMP != DUMP:
-                assert flags & ACK_ONLY
                 if command == 13:
+                    assert flags & ACK_ONLY
                     timeouts = pack(*((kind, struct.pack("=I", 13 - kind)) for kind in (4, 5, 6)))
                     return [netlink_message(kind, sequence, GENERIC.pack(12, 1, 0) + timeouts), done(0)]
                 code = errno.ENOMEM if self._next_write() else self.ipvs.request(command, body)
                 if not code:
                     self.after_write()
-                return [done(code)]
+                return [done(code)] if code or flags & ACK_ONLY else []
             entries = self.ipvs.dump(command, body)
         messages = [netlink_message(kind, sequence, GENERIC.pack(1, 1, 0) + entry) for entry in entries]
         datagrams = [b"".join(group) for group in _in_groups(messages, 3)]

@@ -185,10 +185,10 @@ def ours() -> dict[str, Any]:
             exchanges.append({"request": data.hex(), "replies": []})
             return super().send(data)
 
-        def recv(self, size: int) -> bytes:  # type: ignore[override]
-            data = super().recv(size)
-            exchanges[-1]["replies"].append(data.hex())
-            return data
+        def recv_into(self, buffer: memoryview) -> int:  # type: ignore[override]
+            size = super().recv_into(buffer)
+            exchanges[-1]["replies"].append(buffer[:size].hex())
+            return size
 
     original, _netlink.socket.socket = _netlink.socket.socket, Recorder  # type: ignore[misc]
     try:
@@ -203,7 +203,7 @@ def ours() -> dict[str, Any]:
                 assert isinstance(operation, IpvsOperation)
                 words.append(command_line(operation))
                 try:
-                    router.write(operation)
+                    sum(router.write([operation]))
                 except KernelError as error:
                     sys.exit(f"the kernel refused what it had: {error}")
             requests = [{"command": command, **one} for command, one in zip(words, exchanges, strict=True)]

@@ -15,7 +15,8 @@ import pytest
 from ansible.module_utils import basic
 
 from ansible_collections.lvs.fleet.plugins.module_utils._iptables import mark_chains, snat_chains
-from ansible_collections.lvs.fleet.plugins.module_utils._model import RouterState
+from ansible_collections.lvs.fleet.plugins.module_utils._model import NFTABLES, Chain, ChainId, RouterState
+from ansible_collections.lvs.fleet.plugins.module_utils._nftables import table_lines, table_words
 from ansible_collections.lvs.fleet.plugins.module_utils._router import Router
 from ansible_collections.lvs.fleet.plugins.module_utils._wire import encode_id, encode_real_server, encode_service
 from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel, Rule
@@ -62,6 +63,9 @@ def kernel_with(state: RouterState) -> FakeKernel:
     """A kernel in this state."""
     kernel = FakeKernel()
     for key, content in state.chains.items():
+        if key.tool == NFTABLES:
+            kernel.nft.run("\n".join(_table(key, content)))
+            continue
         chains = getattr(kernel, key.table)[key.family].chains
         chains[key.hook] += [Rule("-p tcp -j CONNMARK --restore-mark"), Rule("-s 10.1.1.1/32 -j RETURN")]
         if content.exists:
@@ -75,6 +79,14 @@ def kernel_with(state: RouterState) -> FakeKernel:
     return kernel
 
 
+def _table(key: ChainId, content: Chain) -> list[str]:
+    """The commands that make a table of nftables, with something of somebody else for a reference."""
+    if not content.exists:
+        return []
+    other = [f"add set {table_words(key.family)} other {{ type mark; }}"] * content.references
+    return [*table_lines(key.family, content.rules), *other]
+
+
 def read(kernel: FakeKernel) -> RouterState:
-    with kernel.running(), Router(CHAINS, ipvs=True) as router:
+    with kernel.running(), Router(CHAINS, ipvs=True, nftables=True) as router:
         return router.read()

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import strategies as st
 
 from ansible_collections.lvs.fleet.plugins.module_utils._iptables import (
+    chain_rule,
     mark_chains,
     parse_rule,
     retired,
@@ -18,11 +20,13 @@ from ansible_collections.lvs.fleet.plugins.module_utils._iptables import (
 )
 from ansible_collections.lvs.fleet.plugins.module_utils._model import (
     FAMILIES,
+    MARKINGS,
     Chain,
     ChainRule,
     RouterState,
     ServiceId,
 )
+from ansible_collections.lvs.fleet.plugins.module_utils._nftables import nftables_chains
 from ansible_collections.lvs.fleet.plugins.module_utils._params import ipvs_services, marks, virtual_services
 from ansible_collections.lvs.fleet.plugins.module_utils._plan import declared_rules
 from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel, Rule
@@ -200,7 +204,8 @@ def chains(draw: Any, family: str, own: tuple[ChainRule, ...]) -> Chain:
         return Chain()
     texts = draw(st.lists(st.sampled_from(FOREIGN[family] + DRIFTED[family]), max_size=4))
     rules = [*own, *(parse_rule(text, family) for text in texts)]
-    rules += [retired(rule, family) for rule in own[:1] if rule.mark and draw(st.booleans())]
+    first = [rule for rule in own[:1] if rule.mark and draw(st.booleans())]
+    rules += [chain_rule(retired(rule.name, rule.mark, family)) for rule in first]
     rules = draw(st.permutations(rules)) if draw(st.booleans()) else rules
     if rules and draw(st.integers(0, 3)) == 0:
         rules = [*rules, rules[0]]
@@ -208,9 +213,26 @@ def chains(draw: Any, family: str, own: tuple[ChainRule, ...]) -> Chain:
 
 
 @st.composite
+def tables(draw: Any, family: str, own: tuple[ChainRule, ...]) -> Chain:
+    """Our table of nftables, perhaps with an element or with other things of somebody else."""
+    others = draw(st.lists(st.sampled_from(ELEMENTS[family]), max_size=1))
+    references = draw(st.integers(0, 1))
+    rules = (*own, *(ChainRule(text, text, "", 9) for text in others))
+    if not rules and not references:
+        return Chain()
+    return Chain(True, rules, int(bool(rules)), references, jump_places=(1,))
+
+
+ELEMENTS = {
+    "ipv4": ("element ip lvs-mark exact { 203.0.113.77 . tcp . 9 : 0x9 }",),
+    "ipv6": ('element ip6 lvs-mark ranges { 2001:db8:ff::/64 . udp . 1-9 comment "x" : 0x9 }',),
+}
+
+
+@st.composite
 def states(draw: Any) -> RouterState:
     """A router as it may be found: our rules and services, complete or not, and those of others."""
-    declared = virtual_services(draw(declared_services()))
+    declared = replace(virtual_services(draw(declared_services())), marking=draw(st.sampled_from(MARKINGS)))
     extra = marks(draw(declared_marks()))
     pools = {**dict(declared.pools), **dict(ipvs_services(draw(declared_ipvs())).pools)}
     for key in draw(some(list(pools), least=0)) if pools else []:
@@ -219,6 +241,8 @@ def states(draw: Any) -> RouterState:
     for key in (*snat_chains(), *mark_chains()):
         own = [rule for one in (declared, extra) for rule in declared_rules(one, key)]
         content[key] = draw(chains(key.family, tuple(own)))
+    for key in nftables_chains():
+        content[key] = draw(tables(key.family, declared_rules(declared, key)))
     return RouterState(content, pools)
 
 

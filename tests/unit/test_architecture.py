@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,20 @@ from ansible_collections.lvs.fleet.plugins.modules import (
     ipvs_service,
     lvs_info,
     lvs_service,
+    machine_info,
 )
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
 MODULE_UTILS = {path.stem: path for path in sorted((PLUGINS / "module_utils").glob("*.py"))}
 # Standard library that does no I/O. socket is in only one of them, for constants and inet_pton.
 PURE_LIBRARY = {
-    "__future__", "collections", "dataclasses", "difflib", "functools", "ipaddress", "itertools", "re", "struct",
-    "typing",
+    "__future__", "bisect", "collections", "dataclasses", "functools", "ipaddress", "itertools", "json",
+    "re", "struct", "typing",
 }  # fmt: skip
 PURE = {
     "_adopt", "_conflicts", "_errors", "_foreign", "_ip", "_ip_words", "_iptables", "_ipvsadm", "_match", "_model",
-    "_mss", "_options", "_params", "_parts", "_plan", "_real_server", "_report", "_wire",
+    "_markmap", "_mss", "_nft_listing", "_nftables", "_options", "_params", "_parts", "_plan", "_real_server",
+    "_report", "_wire",
 }  # fmt: skip
 SOCKET_CONSTANTS = {"AF_INET", "AF_INET6", "IPPROTO_TCP", "IPPROTO_UDP", "inet_ntop", "inet_pton"}
 
@@ -97,9 +100,19 @@ def test_nothing_but_the_standard_library(name: str) -> None:
     assert [found for found in imported(MODULE_UTILS[name]) if found.startswith("ansible")] == []
 
 
+def test_an_execution_environment_has_what_the_filters_import() -> None:
+    libraries = {found.partition(".")[0] for path in (PLUGINS / "filter").glob("*.py") for found in imported(path)}
+    wanted = (PLUGINS.parent / "meta/ee-requirements.txt").read_text().splitlines()
+    named = {line for line in wanted if not line.startswith("#")}
+    assert libraries - sys.stdlib_module_names - {"ansible", "ansible_collections"} == named
+
+
 # -- the documentation --------------------------------------------------------------------------------------------
 
 MODULES = {"lvs_service": lvs_service, "iptables_mark": iptables_mark, "ipvs_service": ipvs_service}
+OTHERS = {
+    "ip_objects": ip_objects, "iptables_mss": iptables_mss, "lvs_info": lvs_info, "machine_info": machine_info,
+}  # fmt: skip
 ITEMS = {
     "lvs_service": (
         "services",
@@ -192,10 +205,10 @@ def test_what_is_documented_as_required_is(name: str, path: tuple[str, ...], sub
         read([with_value(item, path, None)])
 
 
-@pytest.mark.parametrize("name", [*MODULES, "ip_objects", "iptables_mss", "lvs_info"])
+@pytest.mark.parametrize("name", [*MODULES, *OTHERS])
 def test_the_argument_spec_is_the_documentation(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Down to the items, which the parser checks itself, to tell all that is wrong with them at once."""
-    module = {**MODULES, "ip_objects": ip_objects, "iptables_mss": iptables_mss, "lvs_info": lvs_info}[name]
+    module = {**MODULES, **OTHERS}[name]
     seen: dict[str, Any] = {}
 
     def record(_self: Any, argument_spec: dict[str, Any], supports_check_mode: bool) -> None:

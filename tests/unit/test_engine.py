@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from ansible_collections.lvs.fleet.plugins.module_utils import _engine, _host
 from ansible_collections.lvs.fleet.plugins.module_utils._engine import Outcome, Target, converge
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LockError, LvsError, ParseError, ToolError
+from ansible_collections.lvs.fleet.plugins.module_utils._model import IPTABLES, MARKINGS, IpvsOperation, Operation
 from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_services
 from ansible_collections.lvs.fleet.plugins.module_utils._plan import plan, virtual_services_target
 from ansible_collections.lvs.fleet.plugins.module_utils._router import Router
@@ -38,13 +41,13 @@ AFTER = [
 ]  # fmt: skip
 
 
-def wanting(given: list[dict[str, Any]], purge: str = "owned") -> Target:
-    declared = virtual_services(given)
+def wanting(given: list[dict[str, Any]], purge: str = "owned", marking: str = IPTABLES) -> Target:
+    declared = replace(virtual_services(given), marking=marking)
     return lambda current: virtual_services_target(current, declared, purge)
 
 
 def run(kernel: FakeKernel, target: Target, check: bool = False) -> Outcome:
-    with kernel.running(), Router(CHAINS, ipvs=True) as router:
+    with kernel.running(), Router(CHAINS, ipvs=True, nftables=True) as router:
         return converge(router, target, check, 30)
 
 
@@ -68,32 +71,62 @@ def test_a_run_then_nothing_more_to_do() -> None:
     assert kernel.writes == COUNT
 
 
+def end_of_step(operations: Sequence[Operation], place: int) -> int:
+    """Up to where the kernel goes on after an operation that it refuses: additions are sent at once, and edits."""
+    sent_together = next((kind for kind in ("Aa", "Ee") if letter(operations[place]) in kind), "")
+    end = place + 1
+    while end < len(operations) and letter(operations[end]) in sent_together:
+        end += 1
+    return end
+
+
+def letter(operation: Operation) -> str:
+    return operation.command if isinstance(operation, IpvsOperation) else "a chain"
+
+
 @pytest.mark.parametrize("place", range(COUNT))
-def test_refused_at_any_operation_all_is_as_before(place: int) -> None:
+def test_refused_at_any_operation_all_is_as_before(place: int, monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = kernel_before()
     before = read(kernel)
+    operations = plan(before, wanting(AFTER)(before))
     kernel.refused = lambda number: number == place
+    done: list[int] = []
+    kernel.after_write = lambda: done.append(kernel.writes)
+    undo, begun, successes = _engine._undo, [], []
+
+    def noting(*arguments: Any) -> str:
+        begun.append(kernel.writes)
+        successes.append(len(done))
+        return undo(*arguments)
+
+    monkeypatch.setattr(_engine, "_undo", noting)
     with pytest.raises(LvsError) as caught:
         run(kernel, wanting(AFTER))
     assert read(kernel) == before
-    operations = plan(before, wanting(AFTER)(before))
     first, last = str(caught.value).split("\n")
     refusal = "Cannot allocate memory" if "ipvsadm" in first else "exit status 4: Another app is currently holding"
     assert refusal in first
     words = _engine.describe(operations[place])[0].split(" -t mangle")[0]
     assert first.startswith(words)
-    done = f"The {place} operations done until then were undone; the router is as it was before."
-    assert last == (done if place else "Nothing had been changed.")
+    assert begun == [end_of_step(operations, place)]
+    told = f"The {successes[0]} operations done until then were undone; the router is as it was before."
+    assert last == (told if successes[0] else "Nothing had been changed.")
 
 
-@given(states(), declared_services(), st.sampled_from(["none", "owned", "all"]), st.integers(0, 40))
+@given(
+    states(),
+    declared_services(),
+    st.sampled_from(["none", "owned", "all"]),
+    st.sampled_from(MARKINGS),
+    st.integers(0, 40),
+)
 def test_any_refused_run_leaves_any_router_as_it_was(
-    current: Any, given: list[dict[str, Any]], purge: str, place: int
+    current: Any, given: list[dict[str, Any]], purge: str, marking: str, place: int
 ) -> None:
     kernel = kernel_with(current)
     kernel.refused = lambda number: number == place
     try:
-        run(kernel, wanting(given, purge))
+        run(kernel, wanting(given, purge, marking))
     except LvsError:
         assert read(kernel) == current
     else:
@@ -131,19 +164,70 @@ def test_another_writer_is_noticed_afterwards_and_all_is_undone() -> None:
     assert read(kernel) == before
 
 
+def lose(kernel: FakeKernel, place: int) -> None:
+    """Have the kernel say yes to one write and not do it."""
+
+    def losing(carry_out: Any) -> Any:
+        return lambda *arguments: 0 if kernel.writes == place + 1 else carry_out(*arguments)
+
+    for table in (*kernel.mangle.values(), *kernel.nat.values()):
+        table.restore = losing(table.restore)  # type: ignore[method-assign]
+    kernel.ipvs.request = losing(kernel.ipvs.request)  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("place", range(COUNT))
+def test_an_operation_that_came_to_nothing_is_noticed_and_all_is_undone(place: int) -> None:
+    kernel = kernel_before()
+    before = read(kernel)
+    lose(kernel, place)
+    with pytest.raises(LvsError, match="were undone; the router is as it was before"):
+        run(kernel, wanting(AFTER))
+    assert kernel.writes > place
+    assert read(kernel) == before
+
+
+def test_only_what_was_touched_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = kernel_before()
+    dumped: list[int] = []
+    answer = kernel.ipvs.dump
+
+    def dump(command: int, body: bytes) -> list[bytes]:
+        dumped.append(command)
+        return answer(command, body)
+
+    monkeypatch.setattr(kernel.ipvs, "dump", dump)
+    reads = kernel_reads(kernel, monkeypatch)
+    changed = {**BEFORE[0], "real_servers": [{"address": "10.0.0.1", "weight": 9}, {"address": "10.0.0.2"}]}
+    assert len(run(kernel, wanting([changed, BEFORE[1]])).operations) == 1
+    services, servers = 4, 8
+    assert dumped == [services, *[servers] * 4, services, servers]
+    by_nft = [["nft", "-j", "list", "table", family, "lvs-mark"] for family in ("ip", "ip6")]
+    by_iptables = [[f"{tool}-save", "-t", table] for table in ("nat", "mangle") for tool in ("iptables", "ip6tables")]
+    assert reads == [*by_nft, *by_iptables]
+
+
+def kernel_reads(kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands that print tables, as they come."""
+    reads: list[list[str]] = []
+    tell = kernel._run
+
+    def note(argv: list[str], **options: Any) -> Any:
+        reads.append(argv)
+        return tell(argv, **options)
+
+    monkeypatch.setattr(kernel, "_run", note)
+    return reads
+
+
 @pytest.mark.parametrize("error", [OSError(105, "No buffer space available"), ToolError(["iptables-save"], 1, "no")])
 def test_an_error_while_reading_back_is_undone_too(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = kernel_before()
     before = read(kernel)
-    real = Router.read
 
-    def fail_once(router: Router) -> Any:
-        if kernel.writes == COUNT:
-            kernel.writes += 1
-            raise error
-        return real(router)
+    def fail(*_arguments: Any) -> Any:
+        raise error
 
-    monkeypatch.setattr(Router, "read", fail_once)
+    monkeypatch.setattr(Router, "read_again", fail)
     with pytest.raises(LvsError, match="operations done until then were undone"):
         run(kernel, wanting(AFTER))
     monkeypatch.undo()
@@ -255,7 +339,7 @@ def test_an_edit_of_a_service_that_somebody_removed() -> None:
 
 def test_the_lock_is_waited_for_and_check_mode_takes_none(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = kernel_before()
-    with kernel.running(), Router(CHAINS, ipvs=True) as router:
+    with kernel.running(), Router(CHAINS, ipvs=True, nftables=True) as router:
 
         def held(timeout: int) -> Any:
             raise LockError(f"held for {timeout}")

@@ -159,6 +159,20 @@ def test_vip_commands() -> None:
     assert FILTERS["vip_commands"]([], "eth0", 100) == []
 
 
+@pytest.mark.parametrize("services", [SERVICES, FTP, []])
+def test_router_is_all_others_at_once(services: list[dict[str, Any]]) -> None:
+    assert FILTERS["router"](services, "eth0", 100) == {
+        **{name: FILTERS[name](services) for name in ("problems", "kernel_modules", "masqueraded", "ipvs_rules")},
+        "marks": {family: FILTERS["marks"](services, family) for family in ("ipv4", "ipv6")},
+        "vip_commands": FILTERS["vip_commands"](services, "eth0", 100),
+    }
+    assert FILTERS["router"](services)["vip_commands"] == []
+
+
+def test_of_broken_services_router_returns_the_problems() -> None:
+    assert FILTERS["router"](BROKEN, path="mine") == {"problems": FILTERS["problems"](BROKEN, "mine")}
+
+
 def test_an_unknown_family_is_refused() -> None:
     with pytest.raises(AnsibleFilterError, match="'inet' is not one of ipv4, ipv6"):
         FILTERS["marks"](SERVICES, "inet")

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from ansible_collections.lvs.fleet.plugins.module_utils import _iptables as iptables
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import ParseError
@@ -163,7 +165,8 @@ def test_snat_rules_as_iptables_prints_them() -> None:
 
 @given(states())
 def test_what_is_saved_reads_back(state: Any) -> None:
-    for key, chain in state.chains.items():
+    for key in (*iptables.snat_chains(), *iptables.mark_chains()):
+        chain = state.chains[key]
         text = iptables.transaction(key.table, iptables.save_lines(key, chain))
         assert iptables.parse_chain(text, key) == Chain(chain.exists, chain.rules, chain.jumps if chain.exists else 0)
 
@@ -235,6 +238,28 @@ def test_the_transaction_and_its_commands() -> None:
 @pytest.mark.parametrize("family, source", [("ipv4", "255.255.255.255/32"), ("ipv6", ":".join(["ffff"] * 8) + "/128")])
 def test_a_retired_rule_keeps_name_and_mark_and_reads_back(family: str, source: str) -> None:
     rule = iptables.parse_rule(f'-p tcp -m comment --comment "lvs:web" {END}', family)
-    retired = iptables.retired(rule, family)
+    retired = iptables.chain_rule(iptables.retired(rule.name, rule.mark, family))
     assert retired.text == f'-s {source} -m comment --comment "lvs:web" {END}'
     assert iptables.parse_rule(retired.text, family) == retired
+
+
+rules_of_a_chain = st.lists(st.sampled_from([iptables.parse_rule(text, "ipv4") for text in (A, B, C, D, F, G)]))
+
+
+def longest(before: list[Any], after: list[Any]) -> int:
+    """The length of the longest series that both have, by the book."""
+    lengths = [0] * (len(after) + 1)
+    for rule in before:
+        row = [0]
+        for place, other in enumerate(after):
+            row.append(lengths[place] + 1 if rule == other else max(row[-1], lengths[place + 1]))
+        lengths = row
+    return lengths[-1]
+
+
+@given(rules_of_a_chain, rules_of_a_chain)
+def test_as_many_rules_as_can_be_stay(before: list[Any], after: list[Any]) -> None:
+    pairs = iptables.alike(before, after)
+    assert all(before[place] == after[found] for place, found in pairs)
+    assert all(one[0] < other[0] and one[1] < other[1] for one, other in pairwise(pairs))
+    assert len(pairs) == longest(before, after)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -16,10 +17,15 @@ from ansible_collections.lvs.fleet.plugins.module_utils import _plan
 from ansible_collections.lvs.fleet.plugins.module_utils._engine import Target, converge
 from ansible_collections.lvs.fleet.plugins.module_utils._iptables import parse_rule
 from ansible_collections.lvs.fleet.plugins.module_utils._model import (
+    FAMILIES,
+    IPTABLES,
+    MARKINGS,
+    NFTABLES,
     Chain,
     ChainEdit,
     Declaration,
     IpvsOperation,
+    MarkRule,
     Pool,
     RealServer,
     RouterState,
@@ -29,7 +35,7 @@ from ansible_collections.lvs.fleet.plugins.module_utils._model import (
 from ansible_collections.lvs.fleet.plugins.module_utils._params import ipvs_services, marks, virtual_services
 from ansible_collections.lvs.fleet.plugins.module_utils._plan import apply, plan
 from ansible_collections.lvs.fleet.plugins.module_utils._router import Router
-from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel, Killed
+from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel, Killed, Rule
 from ansible_collections.lvs.fleet.tests.unit.running import CHAIN, CHAINS, MARKS, kernel_with, read
 from ansible_collections.lvs.fleet.tests.unit.strategies import (
     declared_ipvs,
@@ -43,29 +49,28 @@ PURGES = st.sampled_from(["none", "owned", "all"])
 
 
 def carry_out(kernel: FakeKernel, operations: Any) -> RouterState:
-    with kernel.running(), Router(CHAINS, ipvs=True) as router:
+    with kernel.running(), Router(CHAINS, ipvs=True, nftables=True) as router:
         kernel.locked = True
         router.prepare(operations)
-        for operation in operations:
-            router.write(operation)
+        assert sum(router.write(operations)) == len(operations)
         kernel.locked = False
         return router.read()
 
 
 def run(kernel: FakeKernel, target: Target) -> None:
-    with kernel.running(), Router(CHAINS, ipvs=True) as router:
+    with kernel.running(), Router(CHAINS, ipvs=True, nftables=True) as router:
         converge(router, target, check_mode=False, lock_timeout=30)
 
 
-def services_target(given: list[dict[str, Any]], purge: str) -> Target:
-    declared = virtual_services(given)
+def services_target(given: list[dict[str, Any]], purge: str, marking: str = IPTABLES) -> Target:
+    declared = replace(virtual_services(given), marking=marking)
     return lambda current: _plan.virtual_services_target(current, declared, purge)
 
 
 @st.composite
 def targets(draw: Any) -> Target:
     """What any of the modules may want."""
-    declared = virtual_services(draw(declared_services()))
+    declared = replace(virtual_services(draw(declared_services())), marking=draw(st.sampled_from(MARKINGS)))
     rules = marks(draw(declared_marks()))
     pools = ipvs_services(draw(declared_ipvs()))
     purge = draw(st.booleans())
@@ -100,24 +105,37 @@ def test_from_a_state_to_itself_there_is_nothing_to_do(state: RouterState) -> No
 
 @given(states(), states())
 def test_a_plan_arrives_at_any_state(current: RouterState, other: RouterState) -> None:
-    target = reachable(other, current)
-    operations = plan(current, target)
+    target, kernel = reachable(other, current), kernel_with(current)
+    operations = plan(read(kernel), target)
     assert apply(current, operations) == target
-    assert carry_out(kernel_with(current), operations) == target
+    assert carry_out(kernel, operations) == target
 
 
 @given(states(), targets())
 def test_a_plan_arrives_at_what_a_module_wants(current: RouterState, wanted: Target) -> None:
-    target = wanted(current)
-    operations = plan(current, target)
+    target, kernel = wanted(current), kernel_with(current)
+    operations = plan(read(kernel), target)
     assert apply(current, operations) == target
-    there = carry_out(kernel_with(current), operations)
+    there = carry_out(kernel, operations)
     assert there == target
     assert wanted(there) == there, "a second run would do something"
 
 
-@given(states(), declared_services(), st.sampled_from(["none", "owned"]))
-def test_what_is_not_ours_is_never_touched(current: RouterState, given: list[dict[str, Any]], purge: str) -> None:
+def foreign_elements(kernel: FakeKernel) -> list[Any]:
+    """What else there is in our tables of nftables."""
+    return [
+        (place, name, key, *value)
+        for place, table in kernel.nft.tables.items()
+        for name, elements in table.maps.items()
+        for key, value in (*elements.items(), ("", ("", 0)))
+        if not value[0].startswith("lvs:") and (key or name == "other")
+    ]
+
+
+@given(states(), declared_services(), st.sampled_from(["none", "owned"]), st.sampled_from(MARKINGS))
+def test_what_is_not_ours_is_never_touched(
+    current: RouterState, given: list[dict[str, Any]], purge: str, marking: str
+) -> None:
     kernel = kernel_with(current)
 
     def others() -> list[Any]:
@@ -136,15 +154,17 @@ def test_what_is_not_ours_is_never_touched(current: RouterState, given: list[dic
     declared = virtual_services(given)
     theirs = {key: pool for key, pool in current.pools.items() if key not in ours and key not in declared.pools}
     before = others()
-    run(kernel, services_target(given, purge))
+    elements = foreign_elements(kernel)
+    run(kernel, services_target(given, purge, marking))
+    assert foreign_elements(kernel) == elements
     assert list(map(id, others())) == list(map(id, before))
     after = read(kernel)
     assert {key: pool for key, pool in after.pools.items() if key in theirs} == theirs
 
 
-@given(states(), declared_services(), PURGES)
+@given(states(), declared_services(), PURGES, st.sampled_from(MARKINGS))
 def test_no_packet_ever_gets_a_mark_without_a_service(
-    current: RouterState, given: list[dict[str, Any]], purge: str
+    current: RouterState, given: list[dict[str, Any]], purge: str, marking: str
 ) -> None:
     kernel = kernel_with(current)
     lone = lone_marks(current)
@@ -156,15 +176,15 @@ def test_no_packet_ever_gets_a_mark_without_a_service(
         kernel.locked = locked
 
     kernel.after_write = look
-    run(kernel, services_target(given, purge))
+    run(kernel, services_target(given, purge, marking))
     assert [sorted(found - lone) for found in seen if found - lone] == []
 
 
-@given(states(), declared_services(), PURGES, st.integers(0, 40))
+@given(states(), declared_services(), PURGES, st.sampled_from(MARKINGS), st.integers(0, 40))
 def test_the_same_run_again_heals_an_interrupted_one(
-    current: RouterState, given: list[dict[str, Any]], purge: str, place: int
+    current: RouterState, given: list[dict[str, Any]], purge: str, marking: str, place: int
 ) -> None:
-    kernel, target = kernel_with(current), services_target(given, purge)
+    kernel, target = kernel_with(current), services_target(given, purge, marking)
     wanted = target(current)
     interrupt(kernel, target, place)
     run(kernel, target)
@@ -186,15 +206,72 @@ def left_over(kernel: FakeKernel, given: list[dict[str, Any]]) -> list[ServiceId
     return [key for key in read(kernel).pools if key not in virtual_services(given).pools]
 
 
-@given(declared_services(), declared_services(), declared_services(), st.integers(0, 40))
+@given(
+    declared_services(),
+    declared_services(),
+    declared_services(),
+    st.sampled_from(list(product(MARKINGS, MARKINGS))),
+    st.integers(0, 40),
+)
 def test_an_interrupted_run_leaves_no_old_service_without_an_owner(
-    first: list[dict[str, Any]], second: list[dict[str, Any]], third: list[dict[str, Any]], place: int
+    first: list[dict[str, Any]],
+    second: list[dict[str, Any]],
+    third: list[dict[str, Any]],
+    markings: tuple[str, str],
+    place: int,
 ) -> None:
     kernel = FakeKernel()
-    run(kernel, services_target(first, "owned"))
-    interrupt(kernel, services_target(second, "owned"), place)
+    run(kernel, services_target(first, "owned", markings[0]))
+    interrupt(kernel, services_target(second, "owned", markings[1]), place)
     old = virtual_services(first).pools
     assert [key for key in left_over(kernel, third) if key in old] == []
+
+
+@pytest.mark.parametrize("old, new", [(IPTABLES, NFTABLES), (NFTABLES, IPTABLES)])
+@given(declared_services(), st.booleans())
+def test_on_the_way_from_one_tool_to_the_other_one_of_them_has_all_marks(
+    old: str, new: str, given: list[dict[str, Any]], with_foreign_rules: bool
+) -> None:
+    """Whatever of somebody else keeps our chain or table from going with the last rule of ours."""
+    assume(given)
+    kernel = FakeKernel()
+    run(kernel, services_target(given, "owned", old))
+    if with_foreign_rules:
+        for table in kernel.mangle.values():
+            table.chains.setdefault(CHAIN, []).append(Rule("-j RETURN"))
+        for found in kernel.nft.tables.values():
+            found.maps["other"] = {}
+            found.types["other"] = "{ type mark; }"
+    before, wanted = (our_marks(read(kernel), tool) for tool in (old, new))
+    assert wanted == []
+    seen = []
+
+    def look() -> None:
+        locked, kernel.locked = kernel.locked, False
+        seen.append(read(kernel))
+        kernel.locked = locked
+
+    kernel.after_write = look
+    run(kernel, services_target(given, "owned", new))
+    after = our_marks(read(kernel), new)
+    assert seen
+    for family in FAMILIES:
+        for state_ in seen:
+            complete = ((before, our_marks(state_, old)), (after, our_marks(state_, new)))
+            assert any(of_family(whole, family) == of_family(there, family) for whole, there in complete)
+    assert our_marks(read(kernel), old) == []
+
+
+def our_marks(state_: RouterState, tool: str) -> list[MarkRule]:
+    """What gives marks in the chains of one tool, and is entered."""
+    chains = [chain for key, chain in state_.chains.items() if key.tool == tool and key.table != "nat" and chain.jumps]
+    return [
+        rule.meaning for chain in chains for rule in chain.rules if rule.name and isinstance(rule.meaning, MarkRule)
+    ]
+
+
+def of_family(rules: list[MarkRule], family: str) -> list[MarkRule]:
+    return [rule for rule in rules if rule.family == family]
 
 
 # -- the order, and single cases ----------------------------------------------------------------------------------

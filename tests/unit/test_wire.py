@@ -20,7 +20,8 @@ from ansible_collections.lvs.fleet.plugins.module_utils._errors import KernelErr
 from ansible_collections.lvs.fleet.plugins.module_utils._ipvsadm import command_line
 from ansible_collections.lvs.fleet.plugins.module_utils._model import Pool, RouterState, ServiceId
 from ansible_collections.lvs.fleet.plugins.module_utils._plan import plan
-from ansible_collections.lvs.fleet.plugins.module_utils._router import Entry, _payload, counters_of, pools_of
+from ansible_collections.lvs.fleet.plugins.module_utils._report import counters_of
+from ansible_collections.lvs.fleet.plugins.module_utils._router import _payload, pools_of
 from ansible_collections.lvs.fleet.tests.unit.recording import RECORDED, bodies, parse_saved, reply_error
 
 FIRST_BODY = 20  # behind the netlink and the generic netlink header
@@ -37,7 +38,7 @@ def requested(exchange: dict[str, Any]) -> wire.Attributes:
     return wire.attributes(bytes.fromhex(exchange["request"])[FIRST_BODY:])
 
 
-def recorded_entries(listing: str) -> list[Entry]:
+def recorded_entries(listing: str) -> list[wire.Entry]:
     """What the kernel answered when ipvsadm listed the table: first the services, then the servers of each."""
     first, *others = RECORDED[listing]["exchanges"]
     servers = {
@@ -245,11 +246,12 @@ class Scripted:
         self.sent.append(data)
         return len(data)
 
-    def recv(self, _size: int) -> bytes:
+    def recv_into(self, buffer: memoryview) -> int:
         answer = self.answers.pop(0)
         if isinstance(answer, BaseException):
             raise answer
-        return answer
+        buffer[: len(answer)] = answer
+        return len(answer)
 
     def close(self) -> None:
         self.closed = True
@@ -278,26 +280,66 @@ def test_no_family_without_the_module(monkeypatch: pytest.MonkeyPatch) -> None:
     assert opened(monkeypatch, DONE).family == 0
 
 
+CHANGE = (wire.CMD_NEW_SERVICE, b"")
+
+
+def error(sequence: int, code: int) -> bytes:
+    return answer(wire.NLMSG_ERROR, sequence, struct.pack("=i", -code))
+
+
 @pytest.mark.parametrize(
-    "reply, error, said",
+    "reply, kind, said",
     [
-        (answer(wire.NLMSG_ERROR, 2, struct.pack("=i", -errno.EEXIST)), KernelError,
-         "ipvsadm -A -f 1: the kernel says: File exists"),
-        (answer(wire.NLMSG_ERROR, 9, bytes(4)), ParseError, "netlink: an answer to request 9 instead of 2"),
+        (error(9, 0), ParseError, "netlink: an answer to request 9 instead of 2 to 3"),
+        (error(1, 0), ParseError, "netlink: an answer to request 1 instead of 2 to 3"),
         (TimeoutError(), ParseError, "netlink: the kernel did not answer within 30 s"),
         (b"\1\2\3", ParseError, "netlink: a message is shorter than its header"),
     ],
 )  # fmt: skip
-def test_bad_answers(monkeypatch: pytest.MonkeyPatch, reply: Any, error: Any, said: str) -> None:
+def test_bad_answers_to_changes(monkeypatch: pytest.MonkeyPatch, reply: Any, kind: Any, said: str) -> None:
     found = opened(monkeypatch, DONE, reply)
-    with pytest.raises(error) as caught:
-        found.request(wire.CMD_NEW_SERVICE, b"", "ipvsadm -A -f 1")
+    with pytest.raises(kind) as caught:
+        found.request([CHANGE, CHANGE])
     assert str(caught.value) == said
 
 
-def test_an_acknowledged_request_and_an_empty_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = opened(monkeypatch, DONE, answer(wire.NLMSG_ERROR, 2, bytes(4)), answer(wire.NLMSG_ERROR, 3, bytes(4)))
-    found.request(wire.CMD_NEW_SERVICE, b"", "ipvsadm -A -f 1")
+@pytest.mark.parametrize(
+    "reply, kind, said",
+    [
+        (error(2, errno.EPERM), KernelError, "reading IPVS (command 13): the kernel says: Operation not permitted"),
+        (error(9, 0), ParseError, "netlink: an answer to request 9 instead of 2"),
+    ],
+)  # fmt: skip
+def test_bad_answers_to_questions(monkeypatch: pytest.MonkeyPatch, reply: Any, kind: Any, said: str) -> None:
+    found = opened(monkeypatch, DONE, reply)
+    with pytest.raises(kind) as caught:
+        found.get(wire.CMD_GET_CONFIG)
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    "answers, refused",
+    [
+        ([error(4, 0)], {}),
+        ([error(4, errno.ESRCH)], {2: errno.ESRCH}),
+        ([error(2, errno.EEXIST), error(3, errno.ESRCH), error(4, 0)], {0: errno.EEXIST, 1: errno.ESRCH}),
+        ([error(2, errno.EEXIST) + error(4, 0)], {0: errno.EEXIST}),
+    ],
+)
+def test_changes_are_sent_at_once_and_refusals_told_by_place(
+    monkeypatch: pytest.MonkeyPatch, answers: list[bytes], refused: dict[int, int]
+) -> None:
+    found = opened(monkeypatch, DONE, *answers)
+    assert found.request([CHANGE, CHANGE, CHANGE]) == refused
+    sent = found._socket.sent[1:]  # type: ignore[attr-defined]
+    header = struct.Struct("=IHHIIBBH")
+    assert [[fields[2:4] for fields in header.iter_unpack(one)] for one in sent] == [[(1, 2), (1, 3), (5, 4)]]
+    assert found._socket.answers == []  # type: ignore[attr-defined]
+
+
+def test_questions_go_on_counting_where_changes_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = opened(monkeypatch, DONE, error(3, 0), error(4, 0))
+    assert found.request([CHANGE, CHANGE]) == {}
     assert found.get(wire.CMD_GET_CONFIG) == {}
     found.close()
     assert found._socket.closed  # type: ignore[attr-defined]

@@ -1,0 +1,153 @@
+#!/usr/bin/python
+# Copyright: lvs.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: machine_info
+short_description: Read at once what has to be known of a machine before it is changed
+version_added: 0.1.0
+description:
+  - Tells the distribution's family, which commands are missing, the kernel's settings, and which paths are there.
+  - A role that asks all of this in one go has to do nothing else on a machine that is as it should be. That counts on a
+    fleet, where gathering facts, looking at packages and reading settings would be a connection each.
+extends_documentation_fragment:
+  - lvs.fleet.attributes
+attributes:
+  diff_mode:
+    support: N/A
+    details: There is nothing to change.
+notes:
+  - Needs nothing but Python 3.8 or later, and not even root, but for settings and paths that only root may see.
+options:
+  commands:
+    description: Commands that should be installed. The folders C(sbin) are searched as well.
+    type: list
+    elements: str
+    default: []
+  settings:
+    description:
+      - Settings of the kernel, named as C(sysctl) names them, as in V(net.ipv4.ip_forward).
+      - With slashes where a part of the name may hold dots, as in V(net/ipv4/conf/eth0.5/send_redirects).
+    type: list
+    elements: str
+    default: []
+  paths:
+    description: Files, folders or links that may be there.
+    type: list
+    elements: path
+    default: []
+author:
+  - lvs.fleet contributors (@lvs-fleet)
+seealso:
+  - module: lvs.fleet.lvs_info
+"""
+
+EXAMPLES = r"""
+- name: Look at the router
+  lvs.fleet.machine_info:
+    commands: [ipvsadm, iptables]
+    settings: [net.ipv4.ip_forward]
+  register: machine
+
+- name: Install what is missing
+  ansible.builtin.package:
+    name: [ipvsadm, iptables]
+    state: present
+  when: machine.missing_commands != []
+"""
+
+RETURN = r"""
+os_family:
+  description:
+    - The family of the distribution, V(Debian) or V(RedHat), by what C(/etc/os-release) calls itself and is like.
+    - What belongs to neither of them is called by its own name there.
+  returned: success
+  type: str
+  sample: Debian
+os_version:
+  description: The version of the distribution.
+  returned: success
+  type: str
+  sample: "12"
+missing_commands:
+  description: The commands that are not installed.
+  returned: success
+  type: list
+  elements: str
+  sample: [ipvsadm]
+settings:
+  description: The values of the settings, by their names as they were given. What the kernel does not have is left out.
+  returned: success
+  type: dict
+  sample: {net.ipv4.ip_forward: "1"}
+paths:
+  description: Those of the paths that are there.
+  returned: success
+  type: list
+  elements: str
+  sample: [/usr/sbin/ufw]
+"""
+
+import os
+import re
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.lvs.fleet.plugins.module_utils import _host as host
+
+OS_RELEASE = "/etc/os-release"
+SETTINGS = "/proc/sys"
+FAMILIES = {"debian": "Debian", "rhel": "RedHat", "fedora": "RedHat", "centos": "RedHat"}
+
+
+def os_release() -> dict[str, str]:
+    """The distribution's words on itself, each with or without quotes."""
+    words = re.findall(r"""^(\w+)=(["']?)(.*)\2$""", host.read_text(OS_RELEASE), re.MULTILINE)
+    return {name: value for name, _quote, value in words}
+
+
+def os_family(release: dict[str, str]) -> str:
+    names = [release.get("ID", ""), *release.get("ID_LIKE", "").split()]
+    return next((FAMILIES[name] for name in names if name in FAMILIES), names[0])
+
+
+def settings(names: list[str]) -> dict[str, str]:
+    """What the kernel has of them. As sysctl does it, dots separate only where no slash does."""
+    paths = {name: f"{SETTINGS}/{name if '/' in name else name.replace('.', '/')}" for name in names}
+    return {name: host.read_text(path).strip() for name, path in paths.items() if os.path.isfile(path)}
+
+
+def survey(commands: list[str], names: list[str], paths: list[str]) -> dict[str, Any]:
+    release = os_release()
+    return {
+        "os_family": os_family(release),
+        "os_version": release.get("VERSION_ID", ""),
+        "missing_commands": [command for command in commands if not host.installed(command)],
+        "settings": settings(names),
+        "paths": [path for path in paths if os.path.lexists(path)],
+    }
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "commands": {"type": "list", "elements": "str", "default": []},
+            "settings": {"type": "list", "elements": "str", "default": []},
+            "paths": {"type": "list", "elements": "path", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    given = module.params
+    try:
+        result = survey(given["commands"], given["settings"], given["paths"])
+    except OSError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=False, **result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+# Copyright: lvs.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.lvs.fleet.plugins.modules import machine_info
+from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel
+from ansible_collections.lvs.fleet.tests.unit.running import run_module
+
+ROCKY = 'NAME="Rocky Linux"\nVERSION_ID="9.4"\nID="rocky"\nID_LIKE="rhel centos fedora"\n'
+
+
+@pytest.fixture(autouse=True)
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for path, text in (("net/ipv4/ip_forward", "1\n"), ("net/ipv4/conf/eth0.5/send_redirects", "0\n")):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_text(text)
+    (tmp_path / "os-release").write_text(ROCKY)
+    monkeypatch.setattr(machine_info, "SETTINGS", str(tmp_path))
+    monkeypatch.setattr(machine_info, "OS_RELEASE", f"{tmp_path}/os-release")
+    monkeypatch.setattr(machine_info.host, "installed", lambda command: "/sbin/ip" if command == "ip" else "")
+    return tmp_path
+
+
+def test_the_answer(machine: Path) -> None:
+    (machine / "broken").symlink_to("/nowhere")
+    there = [str(machine), f"{machine}/broken"]
+    forwarding, redirects = "net.ipv4.ip_forward", "net/ipv4/conf/eth0.5/send_redirects"
+    assert machine_info.survey(
+        ["ip", "ipvsadm"], [forwarding, redirects, "net.ipv4.vs.conntrack", "net.ipv4"], [*there, "/nowhere"]
+    ) == {
+        "os_family": "RedHat",
+        "os_version": "9.4",
+        "missing_commands": ["ipvsadm"],
+        "settings": {forwarding: "1", redirects: "0"},
+        "paths": there,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "family"),
+    [
+        ("ID=debian\n", "Debian"),
+        ("ID_LIKE='ubuntu debian'\nID=linuxmint\n", "Debian"),
+        ("ID=fedora\n", "RedHat"),
+        ('ID="ol"\nID_LIKE="fedora"\n', "RedHat"),
+        ('ID="sles"\nID_LIKE="suse"\n', "sles"),
+        ("", ""),
+    ],
+)
+def test_the_family(machine: Path, text: str, family: str) -> None:
+    (machine / "os-release").write_text(text)
+    assert machine_info.os_family(machine_info.os_release()) == family
+
+
+def test_what_cannot_be_read_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"commands": ["ip"], "settings": ["net.ipv4.route.flush"], "paths": ["/etc"]}
+
+    def refuse(*arguments: list[str]) -> None:
+        assert list(arguments) == list(given.values())
+        raise PermissionError("not for you")
+
+    monkeypatch.setattr(machine_info, "survey", refuse)
+    assert run_module(machine_info, FakeKernel(), check=True, **given)["msg"] == "not for you"
