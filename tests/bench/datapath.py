@@ -20,6 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.lvs.fleet.plugins.module_utils._model import IPV4
+from ansible_collections.lvs.fleet.plugins.module_utils._nftables import boot_lines
+from ansible_collections.lvs.fleet.plugins.module_utils._params import marks
 from ansible_collections.lvs.fleet.tests.bench import shapes
 from ansible_collections.lvs.fleet.tests.bench.facts import NEEDED
 from ansible_collections.lvs.fleet.tests.bench.measure import Comparison, compared, printed, show, tool
@@ -131,26 +134,9 @@ def mark_by_iptables(variant: str, services: int) -> None:
 
 
 def mark_by_nftables(services: int, ports: tuple[int | str, ...]) -> None:
-    """The table as marking: nftables makes it."""
-    tool("nft", "-f", "-", stdin="\n".join(nft_lines(services, ports)) + "\n")
-
-
-def nft_lines(services: int, ports: tuple[int | str, ...]) -> Iterator[str]:
-    kind = "exact" if ports == PORTS else "ranges"
-    yield "table ip lvs-mark {"
-    for name, flags in (("exact", ""), ("ranges", "flags interval;")):
-        yield f" map {name} {{ type ipv4_addr . inet_proto . inet_service : mark; {flags} }}"
-    yield " chain conditional { }"
-    yield " chain prerouting { type filter hook prerouting priority -149;"
-    yield "  meta mark set ip daddr . meta l4proto . th dport map @exact goto conditional"
-    yield "  meta mark set ip daddr . meta l4proto . th dport map @ranges"
-    yield "  jump conditional"
-    yield " }"
-    yield "}"
-    for rule in rules(services, ports):
-        for port in ports:
-            key = f"{rule['destination'][0]} . udp . {str(port).replace(':', '-')}"
-            yield f'add element ip lvs-mark {kind} {{ {key} comment "lvs:{rule["name"]}" : {rule["mark"]} }}'
+    """The table that lvs_service makes with marking: nftables."""
+    declared = marks(rules(services, ports)).rules
+    tool("nft", "-f", "-", stdin="".join(f"{line}\n" for line in boot_lines(IPV4, declared)))
 
 
 def routes() -> dict[str, Route]:
