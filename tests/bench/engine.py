@@ -9,6 +9,7 @@ and in other processes, and "planning" in Python functions that only turn values
 
 from __future__ import annotations
 
+import gc
 import json
 import socket
 import subprocess
@@ -83,6 +84,8 @@ def converge(given: list[dict[str, Any]]) -> bool:
 
 
 def main() -> None:
+    # As in the module's main().
+    gc.disable()
     given = json.loads(Path(sys.argv[1]).read_text())
     watch()
     begin = time.perf_counter()
