@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,7 @@ def test_lock(router: Router) -> None:
         message = router.fail("lvs_service", services=[ONE], lock_timeout=1)
         assert 1 <= time.monotonic() - began < 10
         holder = Path("/run/lock/lvs-fleet.lock").read_text().strip()
+        assert holder.startswith(f"{os.getpid()} (")
         assert message == f"/run/lock/lvs-fleet.lock: still held by process {holder} after waiting for 1 s"
         assert router.run("lvs_service", check=True, services=[ONE], lock_timeout=0)["changed"]
     assert router.snapshot() == before
