@@ -218,10 +218,12 @@ def verify(path: str, wanted: Sequence[IpObject]) -> None:
 
 def undo(record: Record, way: Plan, done: Sequence[Step]) -> str:
     try:
-        record.write(way.meanwhile)
-        for step in reversed(done):
-            execute(step.back())
-        record.put_back()
+        # A disk that takes nothing has taken no record either.
+        if done or host.read_text(record.path) != record.text:
+            record.write(way.meanwhile)
+            for step in reversed(done):
+                execute(step.back())
+            record.put_back()
     except Exception as error:
         why = reason(error)
         return f"Going back failed as well, so the machine is half changed ({len(done)} operations were done): {why}"
