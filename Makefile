@@ -38,13 +38,14 @@ test: $(ready) ## all of the following up to molecule, the last one beside the o
 	$(step) test tests/tools/lanes 'lint sanity unit integration' molecule
 
 .PHONY: lint
-lint: $(ready) ## style, types, shell, licence headers, documentation, changelog, execution environment
+lint: $(ready) ## style, types, shell, licence headers, sandboxes, documentation, changelog, execution environment
 	$(step) 'lint: yamllint' yamllint --strict .
 	$(step) 'lint: ruff check' ruff check --quiet
 	$(step) 'lint: ruff format' ruff format --quiet --diff
 	$(step) 'lint: mypy' mypy -p ansible_collections.lvs.fleet.plugins.module_utils
 	$(step) 'lint: shellcheck' tests/tools/shellcheck
 	$(step) 'lint: licence headers' tests/tools/spdx
+	$(step) 'lint: sandboxes of the units' tests/tools/sandboxes
 	$(step) 'lint: changelog' antsibull-changelog lint
 	$(step) 'lint: documentation' antsibull-docs lint-collection-docs \
 		--plugin-docs --validate-collection-refs=all --check-extra-docs-refs --skip-rstcheck .
