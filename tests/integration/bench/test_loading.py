@@ -122,4 +122,3 @@ def test_a_kernel_without_nftables(router: Router) -> None:
     assert re.match(r"nft -f -: exit status 1: \S+ Error: Could not process rule: Operation not supported\n", message)
     assert message.endswith("\nNothing had been changed.")
     assert router.snapshot() == before
-    router.is_settled("lvs_service", services=[DUAL])
