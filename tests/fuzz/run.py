@@ -20,7 +20,7 @@ TOP = Path(__file__).parents[2]
 FOLDER = TOP / ".build/fuzz"
 RUNS, SEED = 10_000, 1
 # Whoever needs longer or more for a few kilobytes hangs, or would.
-LIMITS = ("-timeout=20", "-rss_limit_mb=1024", "-len_control=0")
+LIMITS = ("-timeout=20", "-rss_limit_mb=1024", "-len_control=0", "-print_final_stats=1")
 ROW = "{:18}{:>10}{:>7}{:>7}  {}"
 
 
@@ -31,14 +31,7 @@ def fuzz(name: str, seeds: Sequence[bytes], runs: int, seed: int) -> int:
     for number, data in enumerate(seeds):
         (corpus / f"seed{number:03}").write_bytes(data)
     longest = max(512, *(len(data) * 5 // 4 for data in seeds))
-    options = [
-        f"-runs={runs}",
-        f"-seed={seed}",
-        f"-max_len={longest}",
-        f"-artifact_prefix={FOLDER}/{name}-",
-        "-print_final_stats=1",
-        *LIMITS,
-    ]
+    options = [f"-runs={runs}", f"-seed={seed}", f"-max_len={longest}", f"-artifact_prefix={FOLDER}/{name}-", *LIMITS]
     begin = time.monotonic()
     with log.open("wb") as output:
         command = [sys.executable, "tests/fuzz/one.py", name, *options, str(corpus)]

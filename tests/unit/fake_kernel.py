@@ -385,6 +385,8 @@ class FakeKernel:
         self.devices = ("lo", "eth0")
         self.read_only = False
         self.locked = False
+        # What the lock tells of having been waited for.
+        self.waited = ""
         self.writes = 0
         self.refused: Callable[[int], bool] = lambda number: False
         self.killed_at = -1
@@ -434,8 +436,10 @@ class FakeKernel:
         return self.sockets[-1]
 
     @contextmanager
-    def _lock(self, timeout: int) -> Iterator[None]:
+    def _lock(self, timeout: int, warn: Callable[[str], None]) -> Iterator[None]:
         assert not self.locked
+        if self.waited:
+            warn(self.waited)
         self._lock_timeouts.append(timeout)
         self.locked = True
         try:
@@ -460,8 +464,12 @@ class FakeKernel:
         loaded = [name for name in ("mangle", "nat") if family in getattr(self, name)]
         return "".join(f"{name}\n" for name in ["filter", *loaded])
 
-    def _run(self, argv: list[str], input: str, env: dict[str, str], **_options: Any) -> Any:
+    def _run(self, argv: list[str], input: bytes, env: dict[str, str], **_options: Any) -> Any:
         assert env["LC_ALL"] == "C"
+        done = self._answer(argv, input.decode())
+        return SimpleNamespace(returncode=done.returncode, stdout=done.stdout.encode(), stderr=done.stderr.encode())
+
+    def _answer(self, argv: list[str], input: str) -> Any:
         tool, *arguments = argv
         if tool == "modprobe":
             return self._modprobe(arguments)

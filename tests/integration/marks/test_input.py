@@ -133,10 +133,8 @@ def test_hostile_text_elsewhere_reaches_no_tool(watched: Router, tmp_path: Path)
 
 def saved(router: Router) -> list[str]:
     """The lines of table mangle, as iptables-save ends them."""
-    printed = subprocess.run(
-        ["iptables-save", "-t", "mangle"], env={"PATH": router.path}, capture_output=True, check=True
-    )
-    return [line for line in printed.stdout.decode().split("\n") if not line.startswith("#")]
+    printed = subprocess.check_output(["iptables-save", "-t", "mangle"], env={"PATH": router.path})
+    return [line for line in printed.decode().split("\n") if not line.startswith("#")]
 
 
 @pytest.mark.parametrize("end", ["\x0b", "\x0c", "\r", "\x1c", "\x85", "\u2028"])
