@@ -70,8 +70,8 @@ molecule: $(ready) ## the roles and playbooks on a fleet of virtual routers
 	$(step) molecule $(as_root) molecule test --all
 
 .PHONY: fuzz
-fuzz: $(ready) .build/fuzzer ## any bytes at all for all that reads input; RUNS=10000 of them each, from SEED=1 on
-	$(step) fuzz python tests/fuzz/run.py $(RUNS) $(SEED)
+fuzz: $(ready) .build/fuzzer ## any bytes at all for all that reads input, RUNS=10000 inputs for each, from SEED=1 on
+	$(step) fuzz python tests/fuzz/run.py $(or $(RUNS),10000) $(or $(SEED),1)
 
 .PHONY: bench
 bench: $(ready) ## the product measured beside its peers, in 20 minutes (tests/bench/README.md)

@@ -1,7 +1,7 @@
 # Copyright: lvs.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""All targets in turn: run.py [RUNS [SEED]], RUNS inputs for each of them. Exits with 1 if one has found anything.
+"""All targets in turn: run.py RUNS SEED, RUNS inputs for each of them. Exits with 1 if one has found anything.
 
 An input that was found is kept in .build/fuzz/, and can be tried again by the command that is printed with it.
 """
@@ -18,7 +18,6 @@ from pathlib import Path
 
 TOP = Path(__file__).parents[2]
 FOLDER = TOP / ".build/fuzz"
-RUNS, SEED = 10_000, 1
 # Whoever needs longer or more for a few kilobytes hangs, or would.
 LIMITS = ("-timeout=20", "-rss_limit_mb=1024", "-len_control=0", "-print_final_stats=1")
 ROW = "{:18}{:>10}{:>7}{:>7}  {}"
@@ -53,7 +52,7 @@ def main() -> None:
     sys.path.insert(0, str(TOP / ".build"))
     from ansible_collections.lvs.fleet.tests.fuzz.targets import TARGETS
 
-    runs, seed = [*map(int, sys.argv[1:]), *(RUNS, SEED)[len(sys.argv) - 1 :]]
+    runs, seed = map(int, sys.argv[1:])
     shutil.rmtree(FOLDER, ignore_errors=True)
     print(ROW.format("target", "inputs", "s", "MB", ""), flush=True)
     done = {name: fuzz(name, target.seeds, runs, seed) for name, target in TARGETS.items()}

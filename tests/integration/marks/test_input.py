@@ -14,11 +14,9 @@ import pytest
 
 from ansible_collections.lvs.fleet.tests.fuzz.hostile import HOSTILE, PLAIN
 from ansible_collections.lvs.fleet.tests.integration.harness import CHAIN, PROGRAMS, Router
-from ansible_collections.lvs.fleet.tests.integration.shapes import HEAD, rule
+from ansible_collections.lvs.fleet.tests.integration.shapes import HEAD, ODD_INTERFACES, ODD_NAMES, rule
 
 VIP = "192.0.2.10"
-NAMES = ["a", "0", "7_.-", "A.b-c_d", "x" * 63, "v1.2-rc_3", "PREROUTING", "lvs"]
-INTERFACES = ["a", "eth0.100", "eth0:1", "if@x", "br-0_1", "_x", "7", "a" * 15, "eth+", "a" * 14 + "+", "a.:@-+"]
 
 
 def mark(**changes: Any) -> dict[str, Any]:
@@ -41,12 +39,12 @@ def by_address(**changes: Any) -> dict[str, Any]:
 
 
 def test_odd_values_are_printed_back_to_the_letter(router: Router) -> None:
-    rules = [mark(name=name) for name in NAMES] + [mark(in_interface=name) for name in INTERFACES]
+    rules = [mark(name=name) for name in ODD_NAMES] + [mark(in_interface=name) for name in ODD_INTERFACES]
     router.converge("iptables_mark", rules=rules)
     assert router.snapshot().own_rules("ipv4") == [
         *HEAD,
-        *(rule(name, 80, f"-d {VIP}/32 -p tcp") for name in NAMES),
-        *(rule("web", 80, f"-d {VIP}/32 -i {name} -p tcp") for name in INTERFACES),
+        *(rule(name, 80, f"-d {VIP}/32 -p tcp") for name in ODD_NAMES),
+        *(rule("web", 80, f"-d {VIP}/32 -i {name} -p tcp") for name in ODD_INTERFACES),
     ]
 
 
