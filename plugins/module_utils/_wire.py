@@ -214,6 +214,12 @@ def _family(number: int) -> str:
     return FAMILY[number]
 
 
+def _protocol(number: int) -> str:
+    if number not in PROTOCOL_NAMES:
+        raise ParseError(f"netlink: unknown protocol {number}")
+    return PROTOCOL_NAMES[number]
+
+
 # -- services -----------------------------------------------------------------------------------------------------
 
 
@@ -288,10 +294,9 @@ def decode_id(found: Attributes) -> ServiceId:
     fwmark = _integer(_U32, found, SVC_FWMARK)
     if fwmark:
         return ServiceId(family, fwmark)
-    protocol = _integer(_U16, found, SVC_PROTOCOL)
     return ServiceId(
         family,
-        protocol=PROTOCOL_NAMES.get(protocol, str(protocol)),
+        protocol=_protocol(_integer(_U16, found, SVC_PROTOCOL)),
         address=_address(family, found.get(SVC_ADDR, b"")),
         port=_integer(_BE16, found, SVC_PORT),
     )

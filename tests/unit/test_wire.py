@@ -218,6 +218,7 @@ def test_attributes_of_any_bytes(data: bytes) -> None:
         lambda: wire.decode_real_server({wire.DEST_METHOD: struct.pack("=I", 2), wire.DEST_TUN_TYPE: b""}, "ipv4"),
         lambda: wire.family_id({wire.CTRL_ATTR_FAMILY_ID: b"\0"}),
         lambda: wire.decode_service({wire.SVC_AF: struct.pack("=H", 7)}),
+        lambda: wire.decode_id({wire.SVC_AF: struct.pack("=H", 2), wire.SVC_PROTOCOL: struct.pack("=H", 51)}),
         lambda: wire.decode_real_server({wire.DEST_ADDR: b"\1\2\3"}, "ipv4"),
         lambda: wire.decode_real_server({wire.DEST_ADDR: bytes(4)}, "ipv6"),
     ],
