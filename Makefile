@@ -70,6 +70,10 @@ integration: $(ready) ## the modules on a real kernel with IPVS
 molecule: $(ready) ## the roles and playbooks on a fleet of virtual routers
 	$(step) molecule $(as_root) molecule test --all
 
+.PHONY: fuzz
+fuzz: $(ready) .build/fuzzer ## any bytes at all for all that reads input, RUNS=10000 inputs for each, from SEED=1 on
+	$(step) fuzz python tests/fuzz/run.py $(or $(RUNS),10000) $(or $(SEED),1)
+
 .PHONY: bench
 bench: $(ready) ## the product measured beside its peers, in 20 minutes (tests/bench/README.md)
 	$(step) bench $(as_root) tests/bench/run
@@ -89,6 +93,11 @@ pins: $(ready) ## tests/requirements.txt anew, from tests/requirements.in
 clean: ## end a running fleet and remove .build/
 	@test ! -d .build/lab || tests/lab/lab fleet down
 	@rm -rf .build 2>/dev/null || $(as_root) rm -rf .build
+
+# Apart from the other tools, because nothing else needs it.
+.build/fuzzer: tests/fuzz/requirements.txt | $(ready)
+	$(step) 'fuzz: atheris' pip --quiet --disable-pip-version-check install --upgrade --target $@ --requirement $<
+	@touch $@
 
 $(ready): tests/requirements.txt tests/tools/setup
 	$(step) venv tests/tools/setup

@@ -61,11 +61,9 @@ def attempt(argv: Sequence[str], stdin: str = "") -> tuple[int, str, str]:
     try:
         done = subprocess.run(
             argv,
-            input=stdin,
+            input=stdin.encode("utf-8", "replace"),
             capture_output=True,
             env={"PATH": _search_path(), "LC_ALL": "C"},
-            encoding="utf-8",
-            errors="replace",
             timeout=_COMMAND_SECONDS,
             check=False,
             pass_fds=_held,
@@ -76,7 +74,8 @@ def attempt(argv: Sequence[str], stdin: str = "") -> tuple[int, str, str]:
         raise ToolError(argv, 126, str(error)) from None
     except subprocess.TimeoutExpired:
         raise ToolError(argv, 124, f"it did not end within {_COMMAND_SECONDS} s") from None
-    return done.returncode, done.stdout, done.stderr
+    # Not in text mode, which takes a carriage return in somebody's comment for the end of a line.
+    return done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
 
 
 def _search_path() -> str:

@@ -119,14 +119,14 @@ class Router:
     def entries(self, only: Collection[ServiceId] | None = None) -> Iterator[Entry]:
         """Virtual services, all or only some, each with its real servers, as the kernel reports them."""
         found = self._netlink.dump(wire.CMD_GET_SERVICE) if self._netlink.family else []
-        for service in [wire.attributes(entry[wire.ATTR_SERVICE]) for entry in found]:
+        for service in [wire.nested(entry, wire.ATTR_SERVICE) for entry in found]:
             service_id = wire.decode_id(service)
             if only is None or service_id in only:
                 yield service, self._real_servers(service_id)
 
     def _real_servers(self, service_id: ServiceId) -> list[wire.Attributes]:
         found = self._netlink.dump(wire.CMD_GET_DEST, wire.encode_id(service_id))
-        return [wire.attributes(entry[wire.ATTR_DEST]) for entry in found]
+        return [wire.nested(entry, wire.ATTR_DEST) for entry in found]
 
     def timeouts(self) -> dict[str, int]:
         """The connection timeouts in seconds; nothing while ip_vs is not loaded."""
@@ -135,7 +135,7 @@ class Router:
     def daemons(self) -> list[dict[str, object]]:
         """The running connection sync daemons."""
         found = self._netlink.dump(wire.CMD_GET_DAEMON) if self._netlink.family else []
-        return [wire.decode_daemon(wire.attributes(daemon[wire.ATTR_DAEMON])) for daemon in found]
+        return [wire.decode_daemon(wire.nested(daemon, wire.ATTR_DAEMON)) for daemon in found]
 
     def foresee(self, operations: Iterable[Operation]) -> None:
         """Raises LvsError if this kernel cannot have the IPVS that the operations need; loads nothing.

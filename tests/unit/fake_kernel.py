@@ -464,8 +464,12 @@ class FakeKernel:
         loaded = [name for name in ("mangle", "nat") if family in getattr(self, name)]
         return "".join(f"{name}\n" for name in ["filter", *loaded])
 
-    def _run(self, argv: list[str], input: str, env: dict[str, str], **_options: Any) -> Any:
+    def _run(self, argv: list[str], input: bytes, env: dict[str, str], **_options: Any) -> Any:
         assert env["LC_ALL"] == "C"
+        done = self._answer(argv, input.decode())
+        return SimpleNamespace(returncode=done.returncode, stdout=done.stdout.encode(), stderr=done.stderr.encode())
+
+    def _answer(self, argv: list[str], input: str) -> Any:
         tool, *arguments = argv
         if tool == "modprobe":
             return self._modprobe(arguments)
