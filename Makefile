@@ -34,8 +34,8 @@ demo: $(ready) ## the product at work on a fleet of virtual routers
 	$(step) demo $(as_root) tests/demo/run
 
 .PHONY: test
-test: $(ready) ## all of the following up to molecule, cheapest first
-	$(step) test $(MAKE) --no-print-directory lint sanity unit integration molecule
+test: $(ready) ## all of the following up to molecule, the last one beside the others
+	$(step) test tests/tools/lanes 'lint sanity unit integration' molecule
 
 .PHONY: lint
 lint: $(ready) ## style, types, shell, licence headers, documentation, changelog, execution environment

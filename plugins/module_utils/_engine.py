@@ -11,7 +11,7 @@ from typing import Any, Callable, Mapping, Sequence
 from . import _host as host
 from . import _ipvsadm as ipvsadm
 from . import _nftables as nftables
-from ._errors import LvsError
+from ._errors import LvsError, reason
 from ._iptables import command_lines
 from ._iptables import save_lines as chain_lines
 from ._model import NFTABLES, ChainEdit, Operation, RouterState
@@ -20,6 +20,8 @@ from ._router import Router
 
 # The state that is wanted, given the state that is there.
 Target = Callable[[RouterState], RouterState]
+# How many operations a message names.
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -72,14 +74,21 @@ def render(state: RouterState) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def converge(router: Router, target: Target, check_mode: bool, lock_timeout: int) -> Outcome:
+def converge(
+    router: Router,
+    target: Target,
+    check_mode: bool,
+    lock_timeout: int,
+    warn: Callable[[str], None] = lambda waited: None,
+) -> Outcome:
     """Bring the router to the target state. Check mode only reads, and takes no lock.
 
+    If there is another writer, warn is told in the end for whom the run had to wait.
     Raises LvsError; if something had been changed by then, it was undone as far as the message says.
     """
     if check_mode:
         return _outlook(router, target)
-    with host.lock(lock_timeout):
+    with host.lock(lock_timeout, warn=warn):
         outlook = _outlook(router, target)
         if outlook.operations:
             _carry_out(router, target, outlook)
@@ -99,8 +108,9 @@ def _carry_out(router: Router, target: Target, outlook: Outcome) -> None:
         for more in router.write(outlook.operations):
             done += more
         _verify(router, target, outlook)
-    except (LvsError, OSError) as error:
-        raise LvsError(f"{error}\n{_undo(router, outlook.before, done)}") from error
+    # Whatever it was, memory that ran out or a mistake of ours: nothing is left half done.
+    except Exception as error:
+        raise LvsError(f"{reason(error)}\n{_undo(router, outlook.before, done)}") from error
 
 
 def _verify(router: Router, target: Target, outlook: Outcome) -> None:
@@ -114,16 +124,23 @@ def _verify(router: Router, target: Target, outlook: Outcome) -> None:
     left = plan(now, RouterState(target(now).chains, outlook.after.pools))
     if left:
         lines = [line for operation in left for line in describe(operation)]
-        raise LvsError(f"the router is not as it was told to be; missing afterwards: {'; '.join(lines[:5])}")
+        raise LvsError(f"the router is not as it was told to be; missing afterwards: {'; '.join(lines[:_SHOWN])}")
 
 
 def _undo(router: Router, before: RouterState, done: int) -> str:
     """Plan the way back from whatever is there now, go it, and say how that went."""
+    back: list[Operation] = []
+    gone = 0
     try:
         back = plan(router.read(), before)
-        sum(router.write(back))
-    except (LvsError, OSError) as error:
-        return f"Going back failed as well, so the router is half changed ({done} operations were done): {error}"
+        for more in router.write(back):
+            gone += more
+    except Exception as error:
+        left = [line for operation in back[gone:] for line in describe(operation)]
+        return (
+            f"Going back failed as well, so the router is half changed ({done} operations were done): {reason(error)}"
+            + (f"\nLeft to undo: {'; '.join(left[:_SHOWN])}" if left else "")
+        )
     if not done:
         return "Nothing had been changed."
     return f"The {done} operations done until then were undone; the router is as it was before."

@@ -43,3 +43,9 @@ class KernelError(LvsError):
 
 class LockError(LvsError):
     """Another writer kept the lock for longer than we wait."""
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, in words; of what should never go wrong at least the kind."""
+    expected = isinstance(error, (LvsError, OSError))
+    return str(error) if expected else f"{type(error).__name__}: {error}"

@@ -9,9 +9,13 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
+import secrets
 import shutil
+import signal
 import stat
 import subprocess
+import sys
 import tempfile
 import time
 from typing import Callable, Iterator, Sequence
@@ -23,6 +27,13 @@ LOCK_FILE = "/run/lock/lvs-fleet.lock"
 _SBIN_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 _COMMAND_SECONDS = 120
 _POLL_SECONDS = 0.1
+# What asks a process to end and can wait: a closed ssh session, Ctrl-C, a shutdown.
+_POLITE_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+_TEMPORARY = ".lvs-"
+
+# The lock while we hold it. The commands we run hold it, too: if we are killed, one that is still at work, or waits for
+# a lock of its own, may write for a while yet.
+_held: list[int] = []
 
 
 def installed(tool: str) -> str:
@@ -57,6 +68,7 @@ def attempt(argv: Sequence[str], stdin: str = "") -> tuple[int, str, str]:
             errors="replace",
             timeout=_COMMAND_SECONDS,
             check=False,
+            pass_fds=_held,
         )
     except FileNotFoundError:
         raise ToolError(argv, 127, f"{argv[0]} is not installed") from None
@@ -123,19 +135,59 @@ def rewrite_file(path: str, content: str) -> None:
 
 def _replace(path: str, content: str, prepare: Callable[[str], None]) -> None:
     folder = os.path.dirname(path)
-    # In the same folder, so that the last step is one rename and SELinux gives it the folder's label.
-    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".lvs-")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(content)
-            file.flush()
-            prepare(temporary)
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with _naming(path):
+        # In the same folder, so that the last step is one rename and SELinux gives it the folder's label.
+        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=_TEMPORARY)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
+                file.write(content)
+                file.flush()
+                prepare(temporary)
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
     _sync_folder(folder)
+
+
+@contextlib.contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Have errors of the system name the file that is to be written: a full disk names none, the others a temporary."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
+
+
+def leftovers(folder: str) -> list[str]:
+    """Files that a writer which was killed did not live to put in place. Only who has the lock can tell."""
+    if not os.path.isdir(folder):
+        return []
+    names = (name for name in sorted(os.listdir(folder)) if re.fullmatch(rf"{re.escape(_TEMPORARY)}\w{{8}}", name))
+    return [f"{folder}/{name}" for name in names]
+
+
+def way_back(path: str) -> Callable[[], None]:
+    """What puts a path back to what it is now: a link, an empty folder, a file or nothing."""
+    if os.path.islink(path):
+        target = os.readlink(path)
+        return lambda: link(path, target)
+    if os.path.isdir(path):
+        mode = mode_of(path)
+        return lambda: os.makedirs(path, mode, exist_ok=True)
+    if not os.path.exists(path):
+        return lambda: remove(path) if os.path.lexists(path) else None
+    text, mode = read_text(path), mode_of(path)
+
+    def put_back() -> None:
+        if os.path.exists(path):
+            os.chmod(path, mode)
+            rewrite_file(path, text)
+        else:
+            write_file(path, text, mode)
+
+    return put_back
 
 
 def remove(path: str) -> None:
@@ -148,12 +200,13 @@ def remove(path: str) -> None:
 
 
 def link(path: str, target: str) -> None:
-    """Make path a symbolic link to target, whatever link or file was there."""
+    """Make path a symbolic link to target, in place of whatever link or file was there, in one step."""
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-    os.symlink(target, path)
+    with _naming(path):
+        temporary = f"{folder}/{_TEMPORARY}{secrets.token_hex(4)}"
+        os.symlink(target, temporary)
+        os.replace(temporary, path)
     _sync_folder(folder)
 
 
@@ -167,32 +220,56 @@ def _sync_folder(folder: str) -> None:
 
 
 @contextlib.contextmanager
-def lock(timeout: int, path: str = LOCK_FILE) -> Iterator[None]:
-    """Be the only writer on this router. Raises LockError, naming the holder, after timeout seconds of waiting.
+def lock(timeout: int, path: str = LOCK_FILE, warn: Callable[[str], None] = lambda waited: None) -> Iterator[None]:
+    """Be the only writer on this router. If it takes waiting, warn is told for whom.
 
-    The kernel drops the lock with the process that holds it, however it ends; the file stays.
+    Raises LockError, naming the holder, after timeout seconds of waiting. The kernel drops the lock with the last of
+    the processes that hold it, however they end; the file stays. Who has the lock is not interrupted: what asks us to
+    end is heard when the router is whole.
     """
     os.makedirs(os.path.dirname(path), exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        _wait_for(descriptor, timeout, path)
+        waited = _wait_for(descriptor, timeout, path)
+        if waited:
+            warn(waited)
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield
+        os.pwrite(descriptor, f"{_ourselves()}\n".encode(), 0)
+        _held.append(descriptor)
+        with _uninterrupted():
+            yield
     finally:
+        _held.clear()
         os.close(descriptor)
 
 
-def _wait_for(descriptor: int, timeout: int, path: str) -> None:
-    deadline = time.monotonic() + timeout
+def _wait_for(descriptor: int, timeout: int, path: str) -> str:
+    """For whom we had to wait, if for anybody."""
+    begin = time.monotonic()
+    holder = ""
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
+            return f"waited {time.monotonic() - begin:.0f} s for process {holder}" if holder else ""
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
-        if time.monotonic() >= deadline:
-            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        holder = os.pread(descriptor, 200, 0).decode("ascii", "replace").strip() or "unknown"
+        if time.monotonic() >= begin + timeout:
             raise LockError(f"{path}: still held by process {holder} after waiting for {timeout} s")
         time.sleep(_POLL_SECONDS)
+
+
+def _ourselves() -> str:
+    """Process id, module, and when it began to write, for those who wait for us. Ansible sets argv to the module."""
+    program = os.path.basename(sys.argv[0]).partition(".")[0] or "python"
+    return f"{os.getpid()} ({program} since {time.strftime('%Y-%m-%d %H:%M:%S %Z')})"
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _POLITE_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -14,9 +14,11 @@ description:
   - Keeps its own part, and only that, in files that others write, too.
   - Enables systemd units by the link that C(systemctl enable) makes, so that check mode can tell about units to come.
   - Removes only when everything that should be there is, so that a run that dies half way leaves one way to come back.
+  - Removes temporary files (C(.lvs-) and eight characters) that a run which was killed has left beside them.
   - One run of this module takes the place of a dozen file tasks, which counts on a fleet.
 extends_documentation_fragment:
   - lvs.fleet.attributes
+  - lvs.fleet.writer
 notes:
   - Needs root, and on the router nothing but Python 3.8 or later.
 options:
@@ -113,7 +115,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.lvs.fleet.plugins.module_utils import _host as host
 from ansible_collections.lvs.fleet.plugins.module_utils import _parts as parts
-from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError, ParseError, ValidationError
+from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError, ParseError, ValidationError, reason
 
 UNITS = "/etc/systemd/system"
 WANTS = f"{UNITS}/multi-user.target.wants"
@@ -124,13 +126,29 @@ class Changes:
 
     def __init__(self, check_mode: bool) -> None:
         self._check_mode = check_mode
+        self._ways_back: list[Callable[[], None]] = []
         self.operations: list[str] = []
         self.diffs: list[dict[str, str]] = []
 
-    def do(self, operation: str, action: Callable[..., None], *arguments: Any) -> None:
+    def do(self, operation: str, action: Callable[..., None], path: str, *arguments: Any) -> None:
         self.operations.append(operation)
         if not self._check_mode:
-            action(*arguments)
+            way_back = host.way_back(path)
+            action(path, *arguments)
+            self._ways_back.append(way_back)
+
+    def undo(self) -> str:
+        """Go back, and say how that went."""
+        done = len(self._ways_back)
+        try:
+            while self._ways_back:
+                self._ways_back.pop()()
+        except Exception as error:
+            why = reason(error)
+            return f"Going back failed as well, so the files are half changed ({done} operations were done): {why}"
+        if not done:
+            return "Nothing had been changed."
+        return f"The {done} operations done until then were undone; the files are as they were before."
 
     def show(self, path: str, what: str, before: str | None, after: str | None) -> None:
         headers = {"before_header": path, "after_header": f"{path} ({what})"}
@@ -229,12 +247,33 @@ def converge_absent(changes: Changes, path: str) -> None:
         changes.show(path, "absent", before, None)
 
 
-def converge(options: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+def converge(options: dict[str, Any], check_mode: bool, warn: Callable[[str], None]) -> dict[str, Any]:
     check(options)
+    if check_mode:
+        return outcome(options, Changes(check_mode=True))
+    with host.lock(options["lock_timeout"], warn=warn):
+        return outcome(options, Changes(check_mode=False))
+
+
+def outcome(options: dict[str, Any], changes: Changes) -> dict[str, Any]:
+    """Compare everything, and change what differs or nothing."""
+    before = read(options["files"])
+    after = wanted(options["files"], before)
+    try:
+        carry_out(options, before, after, changes)
+    # Whatever it was: nothing is left half done.
+    except Exception as error:
+        raise LvsError(f"{reason(error)}\n{changes.undo()}") from error
+    return {"changed": bool(changes.operations), "operations": changes.operations, "diff": changes.diffs}
+
+
+def carry_out(
+    options: dict[str, Any], before: dict[str, str | None], after: dict[str, str | None], changes: Changes
+) -> None:
     files = options["files"]
-    before = read(files)
-    after = wanted(files, before)
-    changes = Changes(check_mode)
+    for folder in sorted({WANTS, *(os.path.dirname(path) for path in (*before, *options["absent"]))}):
+        for path in host.leftovers(folder):
+            changes.do(f"remove {path}", host.remove, path)
     # What brings the router back is complete before anything that did so until now goes, be it a part of a file.
     kept = [file for file in files if file["content"] or not file["part"]]
     for file in kept:
@@ -247,11 +286,6 @@ def converge(options: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         converge_file(changes, file, before[file["path"]], after[file["path"]])
     for path in options["absent"]:
         converge_absent(changes, path)
-    return {
-        "changed": bool(changes.operations),
-        "operations": changes.operations,
-        "diff": changes.diffs,
-    }
 
 
 def main() -> None:
@@ -271,11 +305,12 @@ def main() -> None:
             "enabled_units": {"type": "list", "elements": "str", "default": []},
             "disabled_units": {"type": "list", "elements": "str", "default": []},
             "absent": {"type": "list", "elements": "path", "default": []},
+            "lock_timeout": {"type": "int", "default": 30},
         },
         supports_check_mode=True,
     )
     try:
-        result = converge(module.params, module.check_mode)
+        result = converge(module.params, module.check_mode, module.warn)
     except (LvsError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result)

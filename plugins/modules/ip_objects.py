@@ -88,7 +88,7 @@ operations:
 
 import json
 import os
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -98,6 +98,7 @@ from ansible_collections.lvs.fleet.plugins.module_utils._errors import (
     ParseError,
     ToolError,
     ValidationError,
+    reason,
 )
 from ansible_collections.lvs.fleet.plugins.module_utils._ip import IpObject, Plan, Step, plan, text_of
 from ansible_collections.lvs.fleet.plugins.module_utils._ip_words import ip_object, ip_objects, queries
@@ -161,14 +162,16 @@ def operations(record: Record, way: Plan) -> list[str]:
     return [f"ip {step.command}" for step in way.steps] + writing
 
 
-def converge(path: str, commands: Sequence[str], check_mode: bool, lock_timeout: int) -> dict[str, Any]:
+def converge(
+    path: str, commands: Sequence[str], check_mode: bool, lock_timeout: int, warn: Callable[[str], None]
+) -> dict[str, Any]:
     if not os.path.isabs(path):
         raise ValidationError([f"path: {path!r} does not start at the root"])
     wanted = ip_objects(commands)
     if check_mode:
         record = Record(path)
         return result(record, outlook(record, wanted))
-    with host.lock(lock_timeout):
+    with host.lock(lock_timeout, warn=warn):
         record = Record(path)
         way = outlook(record, wanted)
         carry_out(record, wanted, way)
@@ -194,8 +197,9 @@ def carry_out(record: Record, wanted: Sequence[IpObject], way: Plan) -> None:
             done.append(step)
         record.write(way.after)
         verify(record.path, wanted)
-    except (LvsError, OSError) as error:
-        raise LvsError(f"{error}\n{undo(record, way, done)}") from error
+    # Whatever it was: nothing is left half done.
+    except Exception as error:
+        raise LvsError(f"{reason(error)}\n{undo(record, way, done)}") from error
 
 
 def execute(step: Step) -> None:
@@ -218,8 +222,9 @@ def undo(record: Record, way: Plan, done: Sequence[Step]) -> str:
         for step in reversed(done):
             execute(step.back())
         record.put_back()
-    except (LvsError, OSError) as error:
-        return f"Going back failed as well, so the machine is half changed ({len(done)} operations were done): {error}"
+    except Exception as error:
+        why = reason(error)
+        return f"Going back failed as well, so the machine is half changed ({len(done)} operations were done): {why}"
     if not done:
         return "Nothing had been changed."
     return f"The {len(done)} operations done until then were undone; the machine is as it was before."
@@ -236,7 +241,7 @@ def main() -> None:
     )
     given = module.params
     try:
-        done = converge(given["path"], given["commands"], module.check_mode, given["lock_timeout"])
+        done = converge(given["path"], given["commands"], module.check_mode, given["lock_timeout"], module.warn)
     except (LvsError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**done)

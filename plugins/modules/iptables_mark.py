@@ -161,7 +161,7 @@ def main() -> None:
         declared = marks(module.params["rules"], absent=absent)
         adopting = declared.rules if module.params["adopt"] and not absent else ()
         with Router(mark_chains(chain_of(module.params["chain"])), ipvs=False, adopting=adopting) as router:
-            outcome = converge(router, target, module.check_mode, module.params["lock_timeout"])
+            outcome = converge(router, target, module.check_mode, module.params["lock_timeout"], module.warn)
     except (LvsError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(invocation=invocation(module.params), **outcome.result(module._diff))

@@ -78,7 +78,7 @@ def main() -> None:
     try:
         wanted = segments(module.params["segments"])
         with Router(mss_chains(), ipvs=False) as router:
-            outcome = converge(router, target, module.check_mode, module.params["lock_timeout"])
+            outcome = converge(router, target, module.check_mode, module.params["lock_timeout"], module.warn)
     except (LvsError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**outcome.result(module._diff))

@@ -221,7 +221,7 @@ def main() -> None:
     try:
         declared = ipvs_services(module.params["services"], absent=absent)
         with Router((), ipvs=True) as router:
-            outcome = converge(router, target, module.check_mode, module.params["lock_timeout"])
+            outcome = converge(router, target, module.check_mode, module.params["lock_timeout"], module.warn)
     except (LvsError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(invocation=invocation(module.params), **outcome.result(module._diff))

@@ -325,7 +325,7 @@ def main() -> None:
     try:
         declared = declaration(module.params)
         with router_for(declared, module.params["adopt"] and not absent) as router:
-            outcome = converge(router, target, module.check_mode, module.params["lock_timeout"])
+            outcome = converge(router, target, module.check_mode, module.params["lock_timeout"], module.warn)
     except (LvsError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(invocation=invocation(module.params), **outcome.result(module._diff))

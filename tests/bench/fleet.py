@@ -32,7 +32,7 @@ INVENTORY = FOLDER / "inventory"
 MACHINES, NAMES = 10, 5
 FLEET = MACHINES * NAMES
 # How many routers, and how often.
-SIZES = {1: 2, MACHINES: 2, FLEET: 1}
+SIZES = {1: 2, MACHINES: 1, FLEET: 1}
 # What goes to a router when nothing is to be done, and what stays on the controller.
 ROLE = {
     "Look at the router",

@@ -24,7 +24,7 @@ LAB = TESTS / "lab/lab"
 FOLDER = TESTS.parent / ".build/bench/tasks"
 SERVICES = 1000
 # Each of the usual way is one service: a rule, the service and its real servers.
-REPETITIONS = 4
+REPETITIONS = 2
 ITEMS = 2 + shapes.REAL_SERVERS
 
 

@@ -385,6 +385,8 @@ class FakeKernel:
         self.devices = ("lo", "eth0")
         self.read_only = False
         self.locked = False
+        # What the lock tells of having been waited for.
+        self.waited = ""
         self.writes = 0
         self.refused: Callable[[int], bool] = lambda number: False
         self.killed_at = -1
@@ -434,8 +436,10 @@ class FakeKernel:
         return self.sockets[-1]
 
     @contextmanager
-    def _lock(self, timeout: int) -> Iterator[None]:
+    def _lock(self, timeout: int, warn: Callable[[str], None]) -> Iterator[None]:
         assert not self.locked
+        if self.waited:
+            warn(self.waited)
         self._lock_timeouts.append(timeout)
         self.locked = True
         try:

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ansible_collections.lvs.fleet.plugins.module_utils import _host as host
-from ansible_collections.lvs.fleet.plugins.module_utils._errors import ValidationError
+from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError, ValidationError
 from ansible_collections.lvs.fleet.plugins.modules import boot_files
 
 
@@ -20,6 +22,23 @@ def units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(boot_files, "UNITS", f"{tmp_path}/system")
     monkeypatch.setattr(boot_files, "WANTS", f"{tmp_path}/system/wants")
     return tmp_path / "system"
+
+
+@pytest.fixture(autouse=True)
+def lock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How long each run that may write would have waited for the others."""
+    taken: list[int] = []
+    WARNINGS.clear()
+
+    @contextmanager
+    def take(timeout: int, warn: Callable[[str], None]) -> Iterator[None]:
+        taken.append(timeout)
+        if timeout == 99:
+            warn("waited")
+        yield
+
+    monkeypatch.setattr(host, "lock", take)
+    return taken
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, str]]:
@@ -33,15 +52,16 @@ def snapshot(folder: Path) -> dict[str, tuple[int, str]]:
     }
 
 
+WARNINGS: list[str] = []
+
+
 def file(path: Path, content: str = "text\n", mode: str = "0600", part: str | None = None) -> dict[str, Any]:
     return {"path": str(path), "content": content, "mode": mode, "part": part}
 
 
-def converge(
-    files: list[dict[str, Any]], *units: str, check_mode: bool = False, **options: list[str]
-) -> dict[str, Any]:
-    rest = {"enabled_units": list(units), "disabled_units": [], "absent": [], **options}
-    return boot_files.converge({"files": files, **rest}, check_mode)
+def converge(files: list[dict[str, Any]], *units: str, check_mode: bool = False, **options: Any) -> dict[str, Any]:
+    rest = {"enabled_units": list(units), "disabled_units": [], "absent": [], "lock_timeout": 30, **options}
+    return boot_files.converge({"files": files, **rest}, check_mode, WARNINGS.append)
 
 
 def test_check_run_check_run(tmp_path: Path) -> None:
@@ -187,6 +207,99 @@ def test_somebody_elses_file_keeps_what_is_his(tmp_path: Path) -> None:
     assert theirs.read_bytes() == b"# caf\xe9\r\n-A X\x0c\n"
 
 
+def fail_at(monkeypatch: pytest.MonkeyPatch, place: int, error: Exception | None = None) -> list[str]:
+    """Have one operation of a run fail, or none; the list of all that were begun."""
+    begun: list[str] = []
+    do = boot_files.Changes.do
+
+    def failing(changes: boot_files.Changes, operation: str, action: Any, path: str, *arguments: Any) -> None:
+        begun.append(operation)
+        do(changes, operation, fail if len(begun) - 1 == place else action, path, *arguments)
+
+    def fail(*_arguments: Any) -> None:
+        raise error or OSError(28, "No space left on device")
+
+    monkeypatch.setattr(boot_files.Changes, "do", failing)
+    return begun
+
+
+def settle_everything(tmp_path: Path) -> dict[str, Any]:
+    """Something to change in every way there is; the options that change it."""
+    system, folder = tmp_path / "system", tmp_path / "dropped.d"
+    folder.mkdir()
+    folder.chmod(0o750)
+    (system / "wants").mkdir(parents=True)
+    (system / "wants/off.service").symlink_to("/nowhere/off.service")
+    (system / "wants/elsewhere.service").symlink_to("/dev/null")
+    for name in ("theirs", "part", "dropped.d/x.conf", "mode", "both", "gone", ".lvs-abcdefgh"):
+        (tmp_path / name).write_text(f"{name}\n")
+        (tmp_path / name).chmod(0o640)
+    (tmp_path / "part").write_text("# BEGIN lvs.fleet\n-C\n# END lvs.fleet\n")
+    return {
+        "files": [
+            file(tmp_path / "deep/new"),
+            file(tmp_path / "mode", "mode\n"),
+            file(tmp_path / "both"),
+            file(tmp_path / "theirs", "-C\n", part="ipvsadm"),
+            file(tmp_path / "part", "", part="ipvsadm"),
+        ],
+        "enabled_units": ["on.service", "elsewhere.service"],
+        "disabled_units": ["off.service"],
+        "absent": [str(tmp_path / "gone"), str(folder / "x.conf"), str(folder)],
+    }
+
+
+COUNT = 13
+
+
+@pytest.mark.parametrize("place", range(COUNT))
+def test_refused_at_any_operation_all_is_as_before(place: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    way = settle_everything(tmp_path)
+    before = snapshot(tmp_path)
+    begun = fail_at(monkeypatch, place)
+    with pytest.raises(LvsError) as caught:
+        converge(**way)
+    assert len(begun) == place + 1
+    told = f"The {place} operations done until then were undone; the files are as they were before."
+    last = told if place else "Nothing had been changed."
+    assert str(caught.value) == f"[Errno 28] No space left on device\n{last}"
+    left = {path: found for path, found in snapshot(tmp_path).items() if path not in before}
+    assert set(left) <= {f"{tmp_path}/deep"}, "only a folder may stay"
+    assert {path: found for path, found in snapshot(tmp_path).items() if path in before} == before
+
+
+def test_undisturbed_it_is_as_many_operations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = fail_at(monkeypatch, -1)
+    assert converge(**settle_everything(tmp_path))["operations"] == begun
+    assert len(begun) == COUNT
+
+
+def test_a_mistake_of_ours_is_undone_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    way = settle_everything(tmp_path)
+    before = snapshot(tmp_path)
+    fail_at(monkeypatch, 1, MemoryError())
+    with pytest.raises(LvsError, match=r"^MemoryError: \nThe 1 operations done until then were undone"):
+        converge(**way)
+    assert snapshot(tmp_path) == before
+
+
+def test_when_going_back_fails_as_well_the_message_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    way = settle_everything(tmp_path)
+    fail_at(monkeypatch, 10)
+    symlink = os.symlink
+    monkeypatch.setattr(host.os, "symlink", lambda to, at: refuse(at) if "/off" in to else symlink(to, at))
+    with pytest.raises(LvsError) as caught:
+        converge(**way)
+    assert str(caught.value) == (
+        "[Errno 28] No space left on device\nGoing back failed as well, so the files are half changed "
+        "(10 operations were done): [Errno 13] Permission denied: " + repr(f"{tmp_path}/system/wants/off.service")
+    )
+
+
+def refuse(path: str) -> None:
+    raise PermissionError(13, "Permission denied", path)
+
+
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,6 +309,30 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(host.os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(LvsError) as caught:
         converge([file(tmp_path / "rules", "new")])
+    assert str(caught.value) == f"[Errno 28] No space left on device: '{tmp_path}/rules'\nNothing had been changed."
     assert snapshot(tmp_path) == {f"{tmp_path}/rules": (0o100600, "old")}
+
+
+# -- other writers ------------------------------------------------------------------------------------------------
+
+
+def test_writers_take_turns_and_check_mode_takes_no_lock(tmp_path: Path, lock: list[int]) -> None:
+    converge([file(tmp_path / "x")], check_mode=True, lock_timeout=5)
+    assert lock == []
+    converge([file(tmp_path / "x")], lock_timeout=6)
+    assert WARNINGS == []
+    converge([file(tmp_path / "x")], lock_timeout=99)
+    assert (lock, WARNINGS) == ([6, 99], ["waited"])
+
+
+def test_what_a_killed_writer_left_goes_and_nothing_like_it(tmp_path: Path) -> None:
+    for name in (".lvs-abc_1234", ".lvs-short", ".lvs-abcdefgh.conf", "x.lvs-abcdefgh"):
+        (tmp_path / name).write_text("")
+    for check_mode in (True, False):
+        done = converge([file(tmp_path / "x")], check_mode=check_mode, absent=["/no/such/folder"])
+        assert done["operations"] == [f"remove {tmp_path}/.lvs-abc_1234", f"write {tmp_path}/x"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".lvs-abcdefgh.conf", ".lvs-short", "x", "x.lvs-abcdefgh",
+    ]  # fmt: skip

@@ -139,10 +139,29 @@ def test_when_going_back_fails_as_well_the_message_says_so(place: int) -> None:
     kernel.refused = lambda number: number >= place
     with pytest.raises(LvsError) as caught:
         run(kernel, wanting(AFTER))
-    assert f"Going back failed as well, so the router is half changed ({place} operations were done): " in str(
-        caught.value
-    )
-    assert read(kernel) != read(kernel_before())
+    _refusal, failure, left = str(caught.value).split("\n")
+    assert f"Going back failed as well, so the router is half changed ({place} operations were done): " in failure
+    back = plan(read(kernel), read(kernel_before()))
+    first = [line for operation in back for line in _engine.describe(operation)][:5]
+    assert left == f"Left to undo: {'; '.join(first)}"
+
+
+@pytest.mark.parametrize("place", range(COUNT))
+def test_a_mistake_of_ours_is_undone_as_well(place: int) -> None:
+    kernel = kernel_before()
+    before = read(kernel)
+
+    def fail() -> None:
+        if kernel.writes == place + 1:
+            raise MemoryError("no more")
+
+    kernel.after_write = fail
+    with pytest.raises(LvsError) as caught:
+        run(kernel, wanting(AFTER))
+    assert read(kernel) == before
+    first, last = str(caught.value).split("\n")
+    assert first == "MemoryError: no more"
+    assert last.endswith("the router is as it was before.") or (place < 4 and last == "Nothing had been changed.")
 
 
 def test_another_writer_is_noticed_afterwards_and_all_is_undone() -> None:
@@ -341,7 +360,7 @@ def test_the_lock_is_waited_for_and_check_mode_takes_none(monkeypatch: pytest.Mo
     kernel = kernel_before()
     with kernel.running(), Router(CHAINS, ipvs=True, nftables=True) as router:
 
-        def held(timeout: int) -> Any:
+        def held(timeout: int, warn: Any) -> Any:
             raise LockError(f"held for {timeout}")
 
         monkeypatch.setattr(_host, "lock", held)
@@ -350,6 +369,17 @@ def test_the_lock_is_waited_for_and_check_mode_takes_none(monkeypatch: pytest.Mo
         assert converge(router, wanting(AFTER), True, 5).operations
         monkeypatch.undo()
     assert kernel.writes == 0
+
+
+def test_who_had_to_wait_says_for_whom() -> None:
+    kernel = kernel_before()
+    said: list[str] = []
+    with kernel.running(), Router(CHAINS, ipvs=True, nftables=True) as router:
+        converge(router, wanting(AFTER), False, 30, said.append)
+        assert said == []
+        kernel.waited = "waited 3 s for process 7 (lvs_service)"
+        converge(router, wanting(AFTER), False, 30, said.append)
+    assert said == [kernel.waited]
 
 
 def test_what_ansible_shows_of_the_options_leaves_long_lists_out() -> None:

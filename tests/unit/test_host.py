@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -91,29 +94,83 @@ def test_read_text(tmp_path: Path) -> None:
 HOLDER = """
 import sys, time
 from ansible_collections.lvs.fleet.plugins.module_utils import _host
+sys.argv[0] = "/payload.zip/lvs_service.py"
 with _host.lock(0, sys.argv[1]):
     print("held", flush=True)
-    time.sleep(60)
+    sys.stdin.readline()
+    {then}
+print("left", flush=True)
 """
+SINCE = r"\(lvs_service since 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d \S+\)"
+
+
+def hold(path: Path, then: str = "pass") -> subprocess.Popen[str]:
+    """A process that holds the lock until it is sent a line, and then does something before it lets go."""
+    command = [sys.executable, "-c", HOLDER.format(then=then), str(path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+    assert holder.stdout and holder.stdout.readline() == "held\n"
+    return holder
+
+
+def let_go(holder: subprocess.Popen[str]) -> str:
+    """Send the line; what the holder says then."""
+    said, _error = holder.communicate("\n", timeout=30)
+    return said
 
 
 def test_only_one_writer_at_a_time(tmp_path: Path) -> None:
-    path = str(tmp_path / "deep" / "lock")
-    command = [sys.executable, "-c", HOLDER, path]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as holder:
-        assert holder.stdout and holder.stdout.readline() == "held\n"
+    path = tmp_path / "deep" / "lock"
+    with hold(path) as holder:
         started = time.monotonic()
-        with pytest.raises(LockError) as caught, host.lock(1, path):
+        with pytest.raises(LockError) as caught, host.lock(1, str(path)):
             pytest.fail("two writers at once")
-        assert 1 <= time.monotonic() - started < 3
-        assert str(caught.value) == f"{path}: still held by process {holder.pid} after waiting for 1 s"
+        assert time.monotonic() - started >= 1
+        said = rf"{path}: still held by process {holder.pid} {SINCE} after waiting for 1 s"
+        assert re.fullmatch(said, str(caught.value))
         holder.kill()
-        holder.wait()
-    with host.lock(0, path):  # a killed holder holds nothing
-        assert Path(path).read_text() == f"{os.getpid()}\n"
-    with host.lock(0, path):
-        assert os.stat(path).st_mode & 0o777 == 0o600
+    with host.lock(0, str(path), warn=pytest.fail):  # a killed holder holds nothing
+        assert path.read_text().startswith(f"{os.getpid()} (")
+    with host.lock(0, str(path)):
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_who_had_to_wait_knows_for_whom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with hold(tmp_path / "lock") as holder:
+        clock = SimpleNamespace(monotonic=time.monotonic, strftime=time.strftime, sleep=lambda _seconds: let_go(holder))
+        monkeypatch.setattr(host, "time", clock)
+        said: list[str] = []
+        with host.lock(30, str(tmp_path / "lock"), said.append):
+            pass
+    assert len(said) == 1
+    assert re.fullmatch(rf"waited \d+ s for process {holder.pid} {SINCE}", said[0])
+
+
+def test_a_command_of_a_killed_writer_keeps_the_lock(tmp_path: Path) -> None:
+    """It may still write: iptables-restore that waits for another lock, for instance."""
+    go_on = tmp_path / "go on"
+    os.mkfifo(go_on)
+    with hold(tmp_path / "lock", then=f"_host.run(['cat', {str(go_on)!r}])") as holder:
+        assert holder.stdin
+        holder.stdin.write("\n")
+        holder.stdin.flush()
+        with go_on.open("w"):  # by now the command runs
+            holder.kill()
+            holder.wait()
+            with pytest.raises(LockError), host.lock(0, str(tmp_path / "lock")):
+                pytest.fail("two writers at once")
+    with host.lock(30, str(tmp_path / "lock")):
+        pass
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
+def test_a_writer_ends_what_it_has_begun(number: signal.Signals, tmp_path: Path) -> None:
+    done = tmp_path / "done"
+    with hold(tmp_path / "lock", then=f"open({str(done)!r}, 'w').close()") as holder:
+        holder.send_signal(number)
+        assert let_go(holder) == "", "it should have ended after it let go of the lock"
+    assert done.exists()
+    assert holder.returncode != 0
 
 
 def test_the_lock_is_given_back_after_an_error(tmp_path: Path) -> None:
@@ -141,3 +198,16 @@ def test_processes_of_our_network_namespace_are_found_by_name() -> None:
         found = [process for process in host.processes(("cat",)) if process[0] == echoing.pid]
     assert found == [(echoing.pid, "cat", ["cat", "-"])]
     assert host.processes(("no-such-name",)) == []
+
+
+# -- files --------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_options: str) -> None:
+        raise OSError(30, "Read-only file system", "a temporary file")
+
+    monkeypatch.setattr(host.tempfile, "mkstemp", refuse)
+    with pytest.raises(OSError) as caught:
+        host.write_file(f"{tmp_path}/marks.v4", "text", 0o600)
+    assert str(caught.value) == f"[Errno 30] Read-only file system: '{tmp_path}/marks.v4'"

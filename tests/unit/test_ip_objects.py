@@ -73,8 +73,10 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> FakeIp:
     found = FakeIp()
 
     @contextmanager
-    def lock(timeout: int) -> Iterator[None]:
+    def lock(timeout: int, warn: Callable[[str], None]) -> Iterator[None]:
         found.commands.append(f"lock {timeout}")
+        if timeout == 99:
+            warn("waited")
         yield
 
     monkeypatch.setattr(host, "attempt", found.attempt)
@@ -126,6 +128,14 @@ def test_from_nothing_and_back(machine: FakeIp, record: Path) -> None:
         f"write {record}",
     ]
     assert (machine.objects, record.read_text()) == ([], "")
+
+
+def test_who_had_to_wait_says_for_whom(machine: FakeIp, record: Path) -> None:
+    said: list[str] = []
+    ip_objects.converge(str(record), [VIP], False, 30, said.append)
+    assert said == []
+    ip_objects.converge(str(record), [VIP], False, 99, said.append)
+    assert said == ["waited"]
 
 
 def test_nothing_wanted_and_nothing_on_record_leaves_nothing(machine: FakeIp, record: Path) -> None:

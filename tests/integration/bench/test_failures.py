@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -77,15 +78,18 @@ def test_rules_refused(busy: Router) -> None:
 
 
 def test_no_way_back(router: Router) -> None:
-    """Where even going back fails, the message says that the router is half changed; the next run heals it."""
+    """Where even going back fails, the message says so and what is left; the next run heals the router."""
     router.shadow("ip6tables-restore", "exit 4")
     router.shadow("iptables-restore", '[ ! -e "$0.once" ] || exit 5; : >"$0.once"; exec "$real" "$@"')
-    message = router.fail("lvs_service", services=[ONE])
-    assert message == (
-        "ip6tables-restore --noflush --wait 10: exit status 4: it said nothing\n"
+    refusal, failure, left = router.fail("lvs_service", services=[ONE]).split("\n")
+    assert refusal == "ip6tables-restore --noflush --wait 10: exit status 4: it said nothing"
+    assert failure == (
         "Going back failed as well, so the router is half changed (4 operations were done): "
         "iptables-restore --noflush --wait 10: exit status 5: it said nothing"
     )
+    assert left.startswith(f"Left to undo: iptables -t mangle -D {CHAIN} ")
+    assert "ipvsadm -D -f 1 -6; ipvsadm -D -f 1; " in left
+    assert all(line in router.snapshot().services() for line in ("-A -f 1 -s wlc", "-A -f 1 -6 -s wlc"))
     router.unshadow()
     assert router.run("lvs_service", services=[ONE])["changed"]
     router.is_settled("lvs_service", services=[ONE])
@@ -151,6 +155,7 @@ def test_lock(router: Router) -> None:
         message = router.fail("lvs_service", services=[ONE], lock_timeout=1)
         assert 1 <= time.monotonic() - began < 10
         holder = Path("/run/lock/lvs-fleet.lock").read_text().strip()
+        assert holder.startswith(f"{os.getpid()} (")
         assert message == f"/run/lock/lvs-fleet.lock: still held by process {holder} after waiting for 1 s"
         assert router.run("lvs_service", check=True, services=[ONE], lock_timeout=0)["changed"]
     assert router.snapshot() == before
