@@ -243,13 +243,13 @@ def test_an_error_while_reading_back_is_undone_too(error: Exception, monkeypatch
     kernel = kernel_before()
     before = read(kernel)
 
-    def fail(*_arguments: Any) -> Any:
+    def fail_once(*_arguments: Any) -> Any:
+        monkeypatch.undo()
         raise error
 
-    monkeypatch.setattr(Router, "read_again", fail)
+    monkeypatch.setattr(Router, "read_again", fail_once)
     with pytest.raises(LvsError, match="operations done until then were undone"):
         run(kernel, wanting(AFTER))
-    monkeypatch.undo()
     assert read(kernel) == before
 
 
