@@ -230,20 +230,21 @@ def test_flush(router: Router, flush: str, capsys: pytest.CaptureFixture[str]) -
 
     Of each tool there is what was before, what was to be, or nothing; never a part of it.
     """
-    rest: list[dict[str, Any]] = []
-    expected = [settle(router, services) for services in (rest, ONE, TWO)]
+    # No service goes: once its rules are flushed, nobody could tell that it was ours.
+    before, after = ONE, [*TWO, extra("one", 101)]
+    expected = [settle(router, services) for services in ([], before, after)]
     outcomes = Counter[str]()
     for moment in itertools.count():
-        router.run("lvs_service", services=ONE)
+        router.run("lvs_service", services=before)
         interruption = Interruption(moment, lambda: router.tool("sh", "-c", FLUSHES[flush]))
         with at_each_moment(interruption):
-            result = router.call("lvs_service", services=TWO)
+            result = router.call("lvs_service", services=after)
         if not interruption.happened:
             break
         outcomes[outcome(result)] += 1
         for part, now in enumerate(ours(router.snapshot())):
             assert flat(now) in [flat(state[part]) for state in expected], (moment, result.get("msg"))
-        router.run("lvs_service", services=TWO)
+        router.run("lvs_service", services=after)
         assert ours(router.snapshot()) == expected[2]
     assert moment > 10
     with capsys.disabled():
