@@ -31,10 +31,10 @@ def ask(address: str, port: int, host: int) -> None:
     if port == 443:
         trusting = ssl._create_unverified_context()
         connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-            address, timeout=PATIENCE, source_address=(source, 0), context=trusting
+            address, port, timeout=PATIENCE, source_address=(source, 0), context=trusting
         )
     else:
-        connection = http.client.HTTPConnection(address, timeout=PATIENCE, source_address=(source, 0))
+        connection = http.client.HTTPConnection(address, port, timeout=PATIENCE, source_address=(source, 0))
     try:
         connection.request("GET", "/")
         answer = connection.getresponse().read().decode().split()
