@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -149,15 +151,17 @@ def test_who_waits_for_whom(router: Router) -> None:
     before = ours(router.snapshot())
     with held_by_a_run(router, ONE) as (pid, _go_on):
         message = router.fail("lvs_service", services=TWO, lock_timeout=1)
-        assert message.startswith(f"/run/lock/lvs-fleet.lock: still held by process {pid}")
-        assert message.endswith(" after waiting for 1 s")
+        said = rf"/run/lock/lvs-fleet\.lock: still held by process {pid} \(.+ since .+\) after waiting for 1 s"
+        assert re.fullmatch(said, message)
         assert ours(router.snapshot()) == before
     with held_by_a_run(router, TWO) as (pid, go_on), others() as pool:
-        waiting = pool.submit(router.run, "lvs_service", services=ONE, lock_timeout=LONGEST)
-        time.sleep(1)
-        assert not waiting.done()
+        waits, pause = FORK.Event(), time.sleep
+        with patch.object(time, "sleep", lambda seconds: (waits.set(), pause(seconds))):
+            waiting = pool.submit(router.run, "lvs_service", services=ONE, lock_timeout=LONGEST)
+        assert waits.wait(LONGEST)
         go_on()
         assert waiting.result()["changed"]
+        assert re.search(rf"waited \d+ s for process {pid} \(.+ since .+\)", str(waiting.result()["warnings"]))
     router.is_settled("lvs_service", services=ONE)
 
 
