@@ -38,13 +38,14 @@ test: $(ready) ## all of the following up to molecule, the last one beside the o
 	$(step) test tests/tools/lanes 'lint sanity unit integration' molecule
 
 .PHONY: lint
-lint: $(ready) ## style, types, shell, licence headers, documentation, changelog, execution environment
+lint: $(ready) ## style, types, shell, licence headers, sandboxes, documentation, changelog, execution environment
 	$(step) 'lint: yamllint' yamllint --strict .
 	$(step) 'lint: ruff check' ruff check --quiet
 	$(step) 'lint: ruff format' ruff format --quiet --diff
 	$(step) 'lint: mypy' mypy -p ansible_collections.lvs.fleet.plugins.module_utils
 	$(step) 'lint: shellcheck' tests/tools/shellcheck
 	$(step) 'lint: licence headers' tests/tools/spdx
+	$(step) 'lint: sandboxes of the units' tests/tools/sandboxes
 	$(step) 'lint: changelog' antsibull-changelog lint
 	$(step) 'lint: documentation' antsibull-docs lint-collection-docs \
 		--plugin-docs --validate-collection-refs=all --check-extra-docs-refs --skip-rstcheck .
@@ -69,6 +70,10 @@ integration: $(ready) ## the modules on a real kernel with IPVS
 molecule: $(ready) ## the roles and playbooks on a fleet of virtual routers
 	$(step) molecule $(as_root) molecule test --all
 
+.PHONY: fuzz
+fuzz: $(ready) .build/fuzzer ## any bytes at all for all that reads input, RUNS=10000 inputs for each, from SEED=1 on
+	$(step) fuzz python tests/fuzz/run.py $(or $(RUNS),10000) $(or $(SEED),1)
+
 .PHONY: bench
 bench: $(ready) ## the product measured beside its peers, in 20 minutes (tests/bench/README.md)
 	$(step) bench $(as_root) tests/bench/run
@@ -88,6 +93,11 @@ pins: $(ready) ## tests/requirements.txt anew, from tests/requirements.in
 clean: ## end a running fleet and remove .build/
 	@test ! -d .build/lab || tests/lab/lab fleet down
 	@rm -rf .build 2>/dev/null || $(as_root) rm -rf .build
+
+# Apart from the other tools, because nothing else needs it.
+.build/fuzzer: tests/fuzz/requirements.txt | $(ready)
+	$(step) 'fuzz: atheris' pip --quiet --disable-pip-version-check install --upgrade --target $@ --requirement $<
+	@touch $@
 
 $(ready): tests/requirements.txt tests/tools/setup
 	$(step) venv tests/tools/setup

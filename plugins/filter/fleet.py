@@ -12,7 +12,7 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 
 from ansible_collections.lvs.fleet.plugins.module_utils import _ipvsadm as ipvsadm
-from ansible_collections.lvs.fleet.plugins.module_utils._errors import ValidationError
+from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError, ValidationError
 from ansible_collections.lvs.fleet.plugins.module_utils._iptables import (
     mark_chains,
     save_lines,
@@ -111,7 +111,7 @@ def real_server(services: Any, links: Any, **settings: Any) -> dict[str, Any]:
     """What the services need of the machine with these links, if it is one of their real servers."""
     try:
         return asdict(needs(_declared(services), machine(links, settings)))
-    except ValidationError as error:
+    except LvsError as error:
         raise AnsibleFilterError(str(error)) from error
 
 

@@ -87,7 +87,9 @@ def converge(
     Raises LvsError; if something had been changed by then, it was undone as far as the message says.
     """
     if check_mode:
-        return _outlook(router, target)
+        outlook = _outlook(router, target)
+        router.foresee(outlook.operations)
+        return outlook
     with host.lock(lock_timeout, warn=warn):
         outlook = _outlook(router, target)
         if outlook.operations:

@@ -8,6 +8,10 @@ from __future__ import annotations
 import os
 from typing import Sequence
 
+# What Python raises where an answer is not of the shape that it should have.
+MISSHAPEN = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+_SHOWN = 200
+
 
 class LvsError(Exception):
     """Root of the collection's errors; its text is complete and needs no traceback."""
@@ -23,6 +27,11 @@ class ValidationError(LvsError):
 
 class ParseError(LvsError):
     """A tool or the kernel answered something that cannot be understood."""
+
+
+def not_understood(answer: str, error: Exception) -> ParseError:
+    """What to raise for an answer that is misshapen."""
+    return ParseError(f"{answer}: it is not understood: {repr(error)[:_SHOWN]}")
 
 
 class ToolError(LvsError):

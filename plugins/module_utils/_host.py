@@ -61,11 +61,9 @@ def attempt(argv: Sequence[str], stdin: str = "") -> tuple[int, str, str]:
     try:
         done = subprocess.run(
             argv,
-            input=stdin,
+            input=stdin.encode("utf-8", "replace"),
             capture_output=True,
             env={"PATH": _search_path(), "LC_ALL": "C"},
-            encoding="utf-8",
-            errors="replace",
             timeout=_COMMAND_SECONDS,
             check=False,
             pass_fds=_held,
@@ -76,11 +74,14 @@ def attempt(argv: Sequence[str], stdin: str = "") -> tuple[int, str, str]:
         raise ToolError(argv, 126, str(error)) from None
     except subprocess.TimeoutExpired:
         raise ToolError(argv, 124, f"it did not end within {_COMMAND_SECONDS} s") from None
-    return done.returncode, done.stdout, done.stderr
+    # Not in text mode, which takes a carriage return in somebody's comment for the end of a line.
+    return done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
 
 
 def _search_path() -> str:
-    return f"{os.environ.get('PATH', '')}:{_SBIN_PATH}"
+    """Without folders below the current one, which an empty name is as well: in those anybody might have put tools."""
+    given = [folder for folder in os.environ.get("PATH", "").split(":") if os.path.isabs(folder)]
+    return ":".join([*given, _SBIN_PATH])
 
 
 def is_loaded(module: str) -> bool:
@@ -227,8 +228,7 @@ def lock(timeout: int, path: str = LOCK_FILE, warn: Callable[[str], None] = lamb
     the processes that hold it, however they end; the file stays. Who has the lock is not interrupted: what asks us to
     end is heard when the router is whole.
     """
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    descriptor = _open_lock(path)
     try:
         waited = _wait_for(descriptor, timeout, path)
         if waited:
@@ -241,6 +241,18 @@ def lock(timeout: int, path: str = LOCK_FILE, warn: Callable[[str], None] = lamb
     finally:
         _held.clear()
         os.close(descriptor)
+
+
+def _open_lock(path: str) -> int:
+    """On the Debian family anybody may put a file or a link in our place beforehand, and hold its lock for ever."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        if os.lstat(path).st_uid not in (0, os.geteuid()):
+            os.unlink(path)
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise LockError(f"{path}: {error.strerror}{' (it takes root)' if os.geteuid() else ''}") from None
 
 
 def _wait_for(descriptor: int, timeout: int, path: str) -> str:

@@ -12,7 +12,7 @@ from itertools import chain
 from typing import Any, Callable, Iterable, Mapping, Sequence
 
 from . import _ip as ip
-from ._errors import ValidationError
+from ._errors import MISSHAPEN, ValidationError, not_understood
 from ._ip import MAIN_TABLE, Identity, IpObject
 from ._model import FULL_NETMASK, IPV4, IPV6, family_of
 from ._options import fwmark, integer, matching, port, show, unicast_address
@@ -138,7 +138,14 @@ class Query:
     """A question to ip, whose answer is JSON: its words, and what makes objects of the answer."""
 
     words: tuple[str, ...]
-    read: Callable[[Any], list[IpObject]] = field(compare=False)
+    objects: Callable[[Any], list[IpObject]] = field(compare=False)
+
+    def read(self, answer: Any) -> list[IpObject]:
+        """The objects of an answer. Raises ParseError."""
+        try:
+            return self.objects(answer)
+        except MISSHAPEN as error:
+            raise not_understood(f"ip -json {' '.join(self.words)}", error) from None
 
 
 def queries(objects: Iterable[IpObject]) -> list[Query]:

@@ -43,6 +43,9 @@ NOWHERE = {IPV4: "255.255.255.255/32", IPV6: "ffff:ffff:ffff:ffff:ffff:ffff:ffff
 _PROTOCOL_NUMBERS = {"6": "tcp", "17": "udp", "132": "sctp"}
 _WORD = re.compile(r'"((?:[^"\\]|\\.)*)"|(\S+)')
 _ESCAPED = re.compile(r"\\(.)")
+_TO_ESCAPE = re.compile(r"""(["'\\])""")
+# No value of ours is like that, but for what is in a comment.
+_NEEDS_QUOTES = re.compile(r"""[\s"'\\]""")
 # With some native rules iptables-nft-save prints this in place of the table, and exits with 0.
 _INCOMPATIBLE = re.compile(r"^# Table `\w+' is incompatible", re.MULTILINE)
 _APPENDED = re.compile(r"^-A (\S+)(?: (.*))?$", re.MULTILINE)
@@ -73,7 +76,8 @@ def parse_chain(saved: str, chain_id: ChainId) -> Chain:
     when it meets a native nft rule it cannot express, and what it printed must not be taken for the whole.
     """
     family, table, name = chain_id.family, chain_id.table, chain_id.name
-    lines = saved.splitlines()
+    # Not splitlines(), which breaks at a dozen characters that may stand in somebody's comment.
+    lines = saved.split("\n")
     if _INCOMPATIBLE.search(saved) or (any(line.startswith("*") for line in lines) and "COMMIT" not in lines):
         raise ParseError(f"{COMMAND[family]}-save -t {table} did not print it all: {unreadable(family, table)}")
     own = f"-A {name} "
@@ -160,6 +164,8 @@ def _with_traffic(rule: MarkRule, fields: Mapping[str, str]) -> MarkRule:
 
 
 def _expected(word: str, value: str) -> bool:
+    if word != "--comment" and _NEEDS_QUOTES.search(value):
+        return False
     if word == "-m":
         return value in ("multiport", "comment") or value in _PORT_MATCHES
     return word in ("-s", "-d", "-i", "-p", "--dports", "--dport", "--comment", "-j", "--set-xmark")
@@ -260,7 +266,9 @@ def _mark_words(rule: MarkRule) -> list[str]:
 
 
 def _comment(name: str) -> str:
-    return f'"{COMMENT}{name}"'
+    """Names that are declared need no escaping, but those that somebody wrote into our chain by hand may."""
+    escaped = _TO_ESCAPE.sub(r"\\\1", name)
+    return f'"{COMMENT}{escaped}"'
 
 
 def render_ports(ports: Iterable[PortRange]) -> str:

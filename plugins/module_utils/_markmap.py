@@ -173,7 +173,7 @@ def _narrowed(rule: MarkRule, later: Iterable[Boxes]) -> list[MarkRule]:
 
 
 def _boxes(rule: MarkRule) -> list[Box]:
-    first, length = _network(rule.destination)
+    first, length = extent(rule.destination)
     return [Box(first, length, low, high, rule.name) for low, high in rule.ports or (EVERY_PORT,)]
 
 
@@ -218,7 +218,8 @@ def _without(box: Box, other: Box) -> Iterator[Box]:
 
 
 @lru_cache(maxsize=None)
-def _network(destination: str) -> tuple[int, int]:
+def extent(destination: str) -> tuple[int, int]:
+    """The first address of a network in 128 bits, and its length. Raises ValueError for what is no network."""
     network = ip_network(destination)
     shift = _IPV4_SHIFT if network.version == 4 else 0
     return int(network.network_address) << shift, network.prefixlen

@@ -11,7 +11,7 @@ from typing import Any, Mapping
 from ._errors import ValidationError
 from ._iptables import COMMENT, save_lines, transaction
 from ._model import FAMILIES, FULL_NETMASK, Chain, ChainId, ChainRule, RouterState, family_of
-from ._options import integer, unicast_address
+from ._options import integer, show, unicast_address
 
 CHAIN = "LVS-MSS"
 NAME = "mss"
@@ -26,12 +26,14 @@ def mss_chains() -> tuple[ChainId, ...]:
 
 def segments(given: Any, path: str = "segments") -> dict[str, int]:
     """Sizes of segments by virtual address. Raises ValidationError with every problem."""
+    if not isinstance(given, Mapping):
+        raise ValidationError([f"{path}: {show(given)} is not a mapping of addresses to sizes"])
     found, problems = {}, []
-    for address, size in given.items() if isinstance(given, Mapping) else ():
+    for address, size in given.items():
         try:
             found[unicast_address(address)] = _segment(size)
         except ValueError as error:
-            problems.append(f"{path}[{address!r}]: {error}")
+            problems.append(f"{path}[{show(address)}]: {error}")
     if problems:
         raise ValidationError(problems)
     return found

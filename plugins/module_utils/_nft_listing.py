@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 from typing import Any, Mapping, Sequence
 
-from ._errors import ParseError
+from ._errors import MISSHAPEN, not_understood
 from ._iptables import COMMENT, merge_ports, retired
-from ._markmap import EVERY_PORT, entry_order, is_conditional, is_exact, is_record
-from ._model import EVERYWHERE, FULL_NETMASK, Chain, ChainRule, MarkRule, PortRange
+from ._markmap import EVERY_PORT, entry_order, extent, is_conditional, is_exact, is_record
+from ._model import EVERYWHERE, FULL_NETMASK, Chain, ChainRule, MarkRule, PortRange, family_of
 from ._nftables import ADDRESS_TYPE, MAPS, NFT_FAMILY, PRIORITY, STAGES, TABLE, table_words
 
 _PROTOCOLS = ("tcp", "udp", "sctp")
@@ -32,8 +32,8 @@ def parse_listing(listed: str, family: str) -> Chain:
     try:
         objects = [(kind, found) for item in json.loads(listed)["nftables"] for kind, found in item.items()]
         return _chain(objects, family)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ParseError(f"nft -j list table {table_words(family)}: it is not understood: {error!r}") from None
+    except MISSHAPEN as error:
+        raise not_understood(f"nft -j list table {table_words(family)}", error) from None
 
 
 def _chain(objects: Sequence[tuple[str, _Object]], family: str) -> Chain:
@@ -196,14 +196,23 @@ def _comment_words(comment: str) -> str:
 
 
 def _name(comment: str) -> str:
-    return comment[len(COMMENT) :] if comment.startswith(COMMENT) else ""
+    """The name in a comment of ours; nft has no way to write one that would end the quotes."""
+    return comment[len(COMMENT) :] if comment.startswith(COMMENT) and _comment_words(comment) else ""
 
 
 def _network(value: Any, family: str) -> str:
     """An address or a prefix as a network; empty for a range that is none."""
     if isinstance(value, str):
-        return f"{value}/{FULL_NETMASK[family]}"
-    return f"{value['prefix']['addr']}/{value['prefix']['len']}" if "prefix" in value else ""
+        return _checked(f"{value}/{FULL_NETMASK[family]}", family)
+    return _checked(f"{value['prefix']['addr']}/{value['prefix']['len']}", family) if "prefix" in value else ""
+
+
+def _checked(network: str, family: str) -> str:
+    """Its extent is needed later in any case, and remembered."""
+    extent(network)
+    if family_of(network) != family:
+        raise ValueError(f"{network} is of the other family")
+    return network
 
 
 def _port_range(value: Any) -> PortRange:

@@ -65,7 +65,7 @@ class Options:
             if required:
                 self.problem(key, "is required")
             return []
-        if value in ("", []) and not may_be_empty:
+        if value in ("", [], ()) and not may_be_empty:
             self.problem(key, "needs at least one item")
             return []
         items = value if isinstance(value, (list, tuple)) else [value]
@@ -101,8 +101,28 @@ def mappings(value: Any, path: str, problems: list[str]) -> list[Options]:
 
 def show(value: Any) -> str:
     """A value for a message: on one line, and not longer than a message can bear."""
-    shown = str(value) if isinstance(value, int) and not isinstance(value, bool) else repr(value)
+    try:
+        shown = str(value) if isinstance(value, int) and not isinstance(value, bool) else repr(value)
+    except (ValueError, RecursionError):
+        # Python prints neither thousands of digits nor lists in lists in lists.
+        shown = f"something too large to show ({type(value).__name__})"
     return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}…"
+
+
+def path_problem(value: str) -> str:
+    """What is wrong with a path; empty if nothing is."""
+    if not value.startswith("/"):
+        return f"{show(value)} does not start at the root"
+    return "" if is_text(value) and "\0" not in value else f"{show(value)} is not a path"
+
+
+def is_text(value: str) -> bool:
+    """Whether a file can hold it, or be named so. Bytes that are no UTF-8 come as surrogates, and go as they came."""
+    try:
+        value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 # -- single values: canonical, or ValueError with the reason ------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import Iterable, List, Tuple
 
 from ._errors import ParseError
 from ._iptables import DEFAULT_CHAIN, SNAT_CHAIN
+from ._options import show
 
 KINDS = IPTABLES, IPVSADM, SETTINGS = ("iptables", "ipvsadm", "settings")
 # The first line of a file that is there because of us: to a unit that insists on its file, an empty one is not none.
@@ -26,7 +27,7 @@ _HOOKS = {"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}
 _JUMPS = {"-j", "--jump", "-g", "--goto"}
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 # What can stand in an iptables rule and look like something else: a comment's words, and the counters before the rule.
-_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*(?:"|$)')
 _COUNTERS = re.compile(r"^\[\d+:\d+\] ")
 
 # A table's name with its lines from "*table" to "COMMIT"; no name for lines outside of all tables.
@@ -74,11 +75,17 @@ def _merge_block(lines: list[str], part: list[str]) -> list[str]:
 
 
 def _outside_of_block(lines: list[str]) -> list[str]:
-    if BEGIN not in lines or END not in lines[lines.index(BEGIN) :]:
-        return lines
-    begin = lines.index(BEGIN)
-    end = lines.index(END, begin)
-    return lines[:begin] + _outside_of_block(lines[end + 1 :])
+    """The lines but for our block, or blocks. A beginning without an end is none, and what follows it is not ours."""
+    outside: list[str] = []
+    block: list[str] = []
+    for line in lines:
+        if line == BEGIN:
+            outside += block
+            block = []
+        (block if block or line == BEGIN else outside).append(line)
+        if block and line in (END, END[:-1]):
+            block = []
+    return outside + block
 
 
 def _merge_services(lines: list[str], part: list[str]) -> list[str]:
@@ -125,7 +132,7 @@ def _our_rules(part: list[str]) -> dict[str, tuple[list[str], list[str]]]:
         jumps = [line for line in inside if _jumps_to(_words(line), chains)]
         whole = table and table not in found and section[-1] == "COMMIT\n"
         if not whole or len(declared) + len(rules) + len(jumps) != len(inside):
-            raise ParseError(f"not one table with chains, their rules and the jumps to them: {''.join(section)!r}")
+            raise ParseError(f"not one table with chains, their rules and the jumps to them: {show(''.join(section))}")
         found[table] = (declared, rules + jumps)
     return found
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any, Iterable, Mapping, Sequence, Tuple
 
-from ._errors import ValidationError
+from ._errors import MISSHAPEN, ValidationError, not_understood
 from ._ip_words import device
 from ._model import FULL_NETMASK, IPV4, IPV6, Declaration, MarkRule, RealServer, ServiceId, family_of
 from ._options import Options, integer, unicast_address
@@ -61,15 +61,13 @@ class Machine:
 
 
 def machine(links: Any, settings: Any) -> Machine:
-    """The machine of which this is what "ip -json address show" prints. Raises ValidationError with every problem."""
+    """The machine of which this is what "ip -json address show" prints.
+
+    Raises ValidationError with every problem, or ParseError.
+    """
     problems: list[str] = []
     options = Options(settings, "lvs_real_server", problems)
-    there = {
-        str(ip_address(entry["local"])): link["ifname"]
-        for link in links
-        for entry in link.get("addr_info", [])
-        if "local" in entry
-    }
+    there = _devices(links)
     chosen = options.many("addresses", unicast_address, may_be_empty=True) or there
     gateways = options.many("gateways", unicast_address, may_be_empty=True)
     if len({family_of(gateway) for gateway in gateways}) < len(gateways):
@@ -86,6 +84,19 @@ def machine(links: Any, settings: Any) -> Machine:
     if problems:
         raise ValidationError(problems)
     return found
+
+
+def _devices(links: Any) -> dict[str, str]:
+    """The addresses, each with its device. Raises ParseError."""
+    try:
+        return {
+            str(ip_address(entry["local"])): link["ifname"]
+            for link in links
+            for entry in link.get("addr_info", [])
+            if "local" in entry
+        }
+    except MISSHAPEN as error:
+        raise not_understood("ip -json address show", error) from None
 
 
 def needs(declared: Declaration, own: Machine) -> Needs:

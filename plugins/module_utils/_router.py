@@ -45,6 +45,15 @@ _XTABLES_WAIT = "10"
 _LEGACY_TABLES = {IPV4: "/proc/net/ip_tables_names", IPV6: "/proc/net/ip6_tables_names"}
 # iptables-nft exits with 3 when a native nft rule stands in a table that it is asked to print.
 _UNREADABLE_STATUS = 3
+# The kernel's modules for the words of our rules, and what iptables-restore may say where one is missing.
+_RULE_MODULES = {
+    " -m comment ": "xt_comment",
+    " -m ipvs ": "xt_ipvs",
+    " -m multiport ": "xt_multiport",
+    " -j MARK ": "xt_mark",
+    " -j TCPMSS ": "xt_TCPMSS",
+}
+_MODULE_MISSING = re.compile(r"missing kernel module|line \d+ failed|No chain/target/match")
 # What nft says where the table, or all of nf_tables or of the family, does not exist.
 _NO_TABLE = re.compile("No such file or directory|not supported")
 
@@ -120,7 +129,7 @@ class Router:
 
     def _services(self) -> list[wire.Attributes]:
         found = self._netlink.dump(wire.CMD_GET_SERVICE) if self._netlink.family else []
-        return [wire.attributes(entry[wire.ATTR_SERVICE]) for entry in found]
+        return [wire.nested(entry, wire.ATTR_SERVICE) for entry in found]
 
     def entries(self, only: Collection[ServiceId] | None = None) -> Iterator[Entry]:
         """Virtual services, all or only some, each with its real servers, as the kernel reports them."""
@@ -131,7 +140,7 @@ class Router:
 
     def _real_servers(self, service_id: ServiceId) -> list[wire.Attributes]:
         found = self._netlink.dump(wire.CMD_GET_DEST, wire.encode_id(service_id))
-        return [wire.attributes(entry[wire.ATTR_DEST]) for entry in found]
+        return [wire.nested(entry, wire.ATTR_DEST) for entry in found]
 
     def timeouts(self) -> dict[str, int]:
         """The connection timeouts in seconds; nothing while ip_vs is not loaded."""
@@ -140,19 +149,34 @@ class Router:
     def daemons(self) -> list[dict[str, object]]:
         """The running connection sync daemons."""
         found = self._netlink.dump(wire.CMD_GET_DAEMON) if self._netlink.family else []
-        return [wire.decode_daemon(wire.attributes(daemon[wire.ATTR_DAEMON])) for daemon in found]
+        return [wire.decode_daemon(wire.nested(daemon, wire.ATTR_DAEMON)) for daemon in found]
 
-    def prepare(self, operations: Iterable[Operation]) -> None:
+    def foresee(self, operations: Iterable[Operation]) -> None:
+        """Raises LvsError if this kernel cannot have the IPVS that the operations need; loads nothing.
+
+        What comes with packages is not missed: check mode also foretells the run that installs them.
+        """
+        if self._lacks_ipvs(operations) and host.installed("modprobe"):
+            asked = ["modprobe", "--show-depends", "ip_vs"]
+            status, _output, said = host.attempt(asked)
+            if status:
+                raise _no_ipvs(asked, status, said)
+
+    def prepare(self, operations: Collection[Operation]) -> None:
         """See to what the operations need, before the first of them changes anything.
 
         Loads ip_vs; the kernel itself loads schedulers when they are named. Raises LvsError for what is missing.
         """
         for tool in {_writer(operation.id) for operation in operations if isinstance(operation, ChainEdit)}:
             host.find(tool)
-        if any(isinstance(operation, IpvsOperation) for operation in operations) and not self._netlink.family:
-            status, _output, said = host.attempt(["modprobe", "ip_vs"])
+        if self._lacks_ipvs(operations):
+            loading = ["modprobe", "ip_vs"]
+            status, _output, said = host.attempt(loading)
             if not self._netlink.find_family():
-                raise LvsError(f"this kernel has no IPVS: modprobe ip_vs: exit status {status}: {said.strip()}")
+                raise _no_ipvs(loading, status, said)
+
+    def _lacks_ipvs(self, operations: Iterable[Operation]) -> bool:
+        return not self._netlink.family and any(isinstance(operation, IpvsOperation) for operation in operations)
 
     def write(self, operations: Sequence[Operation]) -> Iterator[int]:
         """Carry out operations in their order; after each step, how many more are done.
@@ -169,15 +193,22 @@ class Router:
     def _write_chain(self, edit: ChainEdit) -> None:
         if edit.id.tool == NFTABLES:
             host.run([_writer(edit.id), "-f", "-"], "".join(f"{line}\n" for line in edit.lines))
-        else:
-            restore = [_writer(edit.id), "--noflush", "--wait", _XTABLES_WAIT]
+            return
+        restore = [_writer(edit.id), "--noflush", "--wait", _XTABLES_WAIT]
+        try:
             host.run(restore, transaction(edit.id.table, edit.lines))
+        except ToolError as error:
+            raise LvsError(f"{error}{_lacking(edit, str(error))}") from None
 
     def _write_ipvs(self, step: Sequence[IpvsOperation]) -> Iterator[int]:
         refused = self._netlink.request([(wire.COMMANDS[change.command], _payload(change)) for change in step])
         yield len(step) - len(refused)
         for place, code in refused.items():
             raise KernelError(ipvsadm.command_line(step[place]), code, _meaning(step[place], code))
+
+
+def _no_ipvs(argv: Sequence[str], status: int, said: str) -> LvsError:
+    return LvsError(f"this kernel has no IPVS: {ToolError(argv, status, said)}")
 
 
 def _steps(operations: Iterable[Operation]) -> Iterator[list[Operation]]:
@@ -198,6 +229,21 @@ def _together(operation: Operation) -> str:
 def _writer(chain_id: ChainId) -> str:
     """The command that carries out a transaction on a chain of ours."""
     return "nft" if chain_id.tool == NFTABLES else f"{COMMAND[chain_id.family]}-restore"
+
+
+def _lacking(edit: ChainEdit, said: str) -> str:
+    """Of the kernel's modules that the rules take, those that are missing: iptables-restore says little of them."""
+    if not _MODULE_MISSING.search(said) or not host.installed("modprobe"):
+        return ""
+    rules = "\n".join(edit.lines)
+    missing = [module for words, module in _RULE_MODULES.items() if words in rules and not _available(module)]
+    if not missing:
+        return ""
+    return f"\nmodprobe finds no {', '.join(missing)} for this kernel; on RHEL 10 look into kernel-modules-extra"
+
+
+def _available(module: str) -> bool:
+    return host.is_loaded(module) or not host.attempt(["modprobe", "--show-depends", module])[0]
 
 
 def _payload(operation: IpvsOperation) -> bytes:

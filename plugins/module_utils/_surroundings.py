@@ -6,10 +6,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Iterable, Mapping
+from functools import partial
+from ipaddress import ip_network
+from typing import Any, Callable, Iterable, Mapping, Sequence, TypeVar
 
 from . import _host as host
+from ._errors import MISSHAPEN, not_understood
 from ._model import FAMILIES, FULL_MASK, IPV4
+
+T = TypeVar("T")
 
 _IP = {IPV4: "-4"}
 _CONTROLLERS = ("keepalived", "ldirectord", "kube-proxy")
@@ -21,11 +26,14 @@ _KUBE_INTERFACE = "kube-ipvs0:"
 def policy_rules() -> list[dict[str, Any]]:
     """The routing rules that look at a packet's mark."""
     return [
-        _policy_rule(family, rule)
+        found
         for family in FAMILIES
-        for rule in _asked(family, "rule", "show")
-        if "fwmark" in rule
+        for found in _asked(family, ["rule", "show"], partial(_policy_rules, family))
     ]  # fmt: skip
+
+
+def _policy_rules(family: str, answer: Any) -> list[dict[str, Any]]:
+    return [_policy_rule(family, rule) for rule in answer if "fwmark" in rule]
 
 
 def _policy_rule(family: str, rule: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,18 +50,29 @@ def _policy_rule(family: str, rule: Mapping[str, Any]) -> dict[str, Any]:
 def local_routes(tables: Iterable[tuple[str, str]]) -> dict[tuple[str, str], list[str]]:
     """The destinations that routing tables, each with its family, deliver to the router itself."""
     return {
-        (family, table): [route["dst"] for route in _asked(family, "route", "show", "table", table, "type", "local")]
+        (family, table): _asked(family, ["route", "show", "table", table, "type", "local"], _destinations)
         for family, table in tables
     }
 
 
-def _asked(family: str, *words: str) -> list[dict[str, Any]]:
-    """An answer of ip; nothing where it is not installed, or says that there is no such table."""
+def _destinations(answer: Any) -> list[str]:
+    printed = [route["dst"] for route in answer]
+    return [words if words == "default" else str(ip_network(words)) for words in printed]
+
+
+def _asked(family: str, words: Sequence[str], read: Callable[[Any], list[T]]) -> list[T]:
+    """What is read from an answer of ip; nothing where it is not installed, or says that there is no such table.
+
+    Raises ParseError.
+    """
     if not host.installed("ip"):
         return []
-    status, output, _said = host.attempt(["ip", "-json", _IP.get(family, "-6"), *words])
-    found: list[dict[str, Any]] = [] if status else json.loads(output or "[]")
-    return found
+    asking = ["ip", "-json", _IP.get(family, "-6"), *words]
+    status, output, _said = host.attempt(asking)
+    try:
+        return [] if status else read(json.loads(output or "[]"))
+    except MISSHAPEN as error:
+        raise not_understood(" ".join(asking), error) from None
 
 
 def programs() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

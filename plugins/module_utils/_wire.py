@@ -67,7 +67,8 @@ FAMILY = {number: name for name, number in AF.items()}
 _NLMSGHDR = struct.Struct("=IHHII")
 _GENLMSGHDR = struct.Struct("=BBH")
 _NLATTR = struct.Struct("=HH")
-_U16, _U32, _U64, _BE16 = struct.Struct("=H"), struct.Struct("=I"), struct.Struct("=Q"), struct.Struct("!H")
+_U8, _U16, _U32, _U64 = struct.Struct("=B"), struct.Struct("=H"), struct.Struct("=I"), struct.Struct("=Q")
+_BE16 = struct.Struct("!H")
 
 
 # -- netlink ------------------------------------------------------------------------------------------------------
@@ -146,6 +147,13 @@ def _layout(data: bytes) -> _Layout:
     return _Layout(struct.Struct("".join(fields)), tuple(headers), tuple(kinds))
 
 
+def nested(found: Attributes, kind: int) -> Attributes:
+    """The attributes inside one that every answer of its kind has."""
+    if kind not in found:
+        raise ParseError(f"netlink: attribute {kind} is missing")
+    return attributes(found[kind])
+
+
 def family_id(found: Attributes) -> int:
     """The number under which a generic netlink family takes messages, from CTRL_CMD_GETFAMILY."""
     return _integer(_U16, found, CTRL_ATTR_FAMILY_ID)
@@ -204,6 +212,12 @@ def _family(number: int) -> str:
     if number not in FAMILY:
         raise ParseError(f"netlink: unknown address family {number}")
     return FAMILY[number]
+
+
+def _protocol(number: int) -> str:
+    if number not in PROTOCOL_NAMES:
+        raise ParseError(f"netlink: unknown protocol {number}")
+    return PROTOCOL_NAMES[number]
 
 
 # -- services -----------------------------------------------------------------------------------------------------
@@ -280,10 +294,9 @@ def decode_id(found: Attributes) -> ServiceId:
     fwmark = _integer(_U32, found, SVC_FWMARK)
     if fwmark:
         return ServiceId(family, fwmark)
-    protocol = _integer(_U16, found, SVC_PROTOCOL)
     return ServiceId(
         family,
-        protocol=PROTOCOL_NAMES.get(protocol, str(protocol)),
+        protocol=_protocol(_integer(_U16, found, SVC_PROTOCOL)),
         address=_address(family, found.get(SVC_ADDR, b"")),
         port=_integer(_BE16, found, SVC_PORT),
     )
@@ -334,7 +347,7 @@ def decode_real_server(found: Attributes, service_family: str) -> RealServer:
     """A real server from the attributes inside ATTR_DEST. Kernels before 3.18 leave its family to the service's."""
     family = _family(_integer(_U16, found, DEST_AF)) if DEST_AF in found else service_family
     method = FORWARD_METHODS[min(_integer(_U32, found, DEST_METHOD) & FORWARD_MASK, len(FORWARD_METHODS) - 1)]
-    tunnel_type = TUNNEL_TYPES[found.get(DEST_TUN_TYPE, b"\0")[0] % len(TUNNEL_TYPES)] if method == "tunnel" else ""
+    tunnel_type = TUNNEL_TYPES[_integer(_U8, found, DEST_TUN_TYPE) % len(TUNNEL_TYPES)] if method == "tunnel" else ""
     encapsulated = tunnel_type not in ("", "ipip")
     checksum = TUNNEL_CHECKSUMS[_integer(_U16, found, DEST_TUN_FLAGS) % len(TUNNEL_CHECKSUMS)]
     return RealServer(
@@ -397,5 +410,5 @@ def decode_daemon(found: Attributes) -> dict[str, Any]:
     if DAEMON_PORT in found:
         daemon["port"] = _integer(_U16, found, DAEMON_PORT)
     if DAEMON_TTL in found:
-        daemon["ttl"] = found[DAEMON_TTL][0]
+        daemon["ttl"] = _integer(_U8, found, DAEMON_TTL)
     return daemon

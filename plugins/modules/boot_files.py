@@ -116,6 +116,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.lvs.fleet.plugins.module_utils import _host as host
 from ansible_collections.lvs.fleet.plugins.module_utils import _parts as parts
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError, ParseError, ValidationError, reason
+from ansible_collections.lvs.fleet.plugins.module_utils._options import is_text, path_problem, show
 
 UNITS = "/etc/systemd/system"
 WANTS = f"{UNITS}/multi-user.target.wants"
@@ -161,22 +162,24 @@ def check(options: dict[str, Any]) -> None:
     for place, file in enumerate(options["files"]):
         problems += [f"files[{place}].{problem}" for problem in file_problems(file)]
     for place, path in enumerate(options["absent"]):
-        if not os.path.isabs(path):
-            problems.append(f"absent[{place}]: {path!r} does not start at the root")
+        if path_problem(path):
+            problems.append(f"absent[{place}]: {path_problem(path)}")
     for key in ("enabled_units", "disabled_units"):
         for place, unit in enumerate(options[key]):
             if not re.fullmatch(r"[A-Za-z0-9_.@-]+\.(service|timer|target)", unit, re.ASCII):
-                problems.append(f"{key}[{place}]: {unit!r} is not the name of a unit")
+                problems.append(f"{key}[{place}]: {show(unit)} is not the name of a unit")
     if problems:
         raise ValidationError(problems)
 
 
 def file_problems(file: dict[str, Any]) -> list[str]:
     problems = []
-    if not os.path.isabs(file["path"]):
-        problems.append(f"path: {file['path']!r} does not start at the root")
+    if path_problem(file["path"]):
+        problems.append(f"path: {path_problem(file['path'])}")
     if not re.fullmatch(r"0?[0-7]{3}", file["mode"], re.ASCII):
-        problems.append(f"mode: {file['mode']!r} is not an octal mode such as '0600'")
+        problems.append(f"mode: {show(file['mode'])} is not an octal mode such as '0600'")
+    if not is_text(file["content"]):
+        problems.append("content: has characters that no file can hold")
     try:
         if file["part"]:
             parts.check(file["part"], file["content"])

@@ -102,6 +102,7 @@ from ansible_collections.lvs.fleet.plugins.module_utils._errors import (
 )
 from ansible_collections.lvs.fleet.plugins.module_utils._ip import IpObject, Plan, Step, plan, text_of
 from ansible_collections.lvs.fleet.plugins.module_utils._ip_words import ip_object, ip_objects, queries
+from ansible_collections.lvs.fleet.plugins.module_utils._options import path_problem
 
 MODE = 0o600
 SHOW_FOU = ["ip", "-json", "fou", "show"]
@@ -147,7 +148,7 @@ def ask(words: Sequence[str]) -> Any:
         raise ToolError(argv, status, said)
     try:
         return json.loads(output or "[]")
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ParseError(f"{' '.join(argv)}: the answer is not JSON: {output[:80]!r}") from None
 
 
@@ -165,8 +166,8 @@ def operations(record: Record, way: Plan) -> list[str]:
 def converge(
     path: str, commands: Sequence[str], check_mode: bool, lock_timeout: int, warn: Callable[[str], None]
 ) -> dict[str, Any]:
-    if not os.path.isabs(path):
-        raise ValidationError([f"path: {path!r} does not start at the root"])
+    if path_problem(path):
+        raise ValidationError([f"path: {path_problem(path)}"])
     wanted = ip_objects(commands)
     if check_mode:
         record = Record(path)
@@ -218,10 +219,12 @@ def verify(path: str, wanted: Sequence[IpObject]) -> None:
 
 def undo(record: Record, way: Plan, done: Sequence[Step]) -> str:
     try:
-        record.write(way.meanwhile)
-        for step in reversed(done):
-            execute(step.back())
-        record.put_back()
+        # A disk that takes nothing has taken no record either.
+        if done or host.read_text(record.path) != record.text:
+            record.write(way.meanwhile)
+            for step in reversed(done):
+                execute(step.back())
+            record.put_back()
     except Exception as error:
         why = reason(error)
         return f"Going back failed as well, so the machine is half changed ({len(done)} operations were done): {why}"

@@ -40,7 +40,7 @@ PROGRAMS = tuple(f"{command}{suffix}" for command in IPTABLES.values() for suffi
 PARTS = {"lvs_service": ("marks", "ipvs"), "iptables_mark": ("marks",), "ipvs_service": ("ipvs",)}
 MODULES: dict[str, ModuleType] = {
     name: importlib.import_module(f"ansible_collections.lvs.fleet.plugins.modules.{name}")
-    for name in (*PARTS, "ip_objects", "iptables_mss", "lvs_info")
+    for name in (*PARTS, "boot_files", "ip_objects", "iptables_mss", "lvs_info", "machine_info")
 }
 
 Result = dict[str, Any]

@@ -23,3 +23,6 @@ def service(name: str, fwmark: int, *traffic: dict[str, Any], **settings: Any) -
 
 WEB = {"destination": "192.0.2.10", "protocol": "tcp", "ports": [80, 443]}
 ANY = {"destination": "192.0.2.10", "protocol": "tcp"}
+# Odd, but legal.
+ODD_NAMES = ["a", "0", "7_.-", "A.b-c_d", "x" * 63, "v1.2-rc_3", "PREROUTING", "lvs"]
+ODD_INTERFACES = ["a", "eth0.100", "eth0:1", "if@x", "br-0_1", "_x", "7", "a" * 15, "eth+", "a" * 14 + "+", "a.:@-+"]

@@ -464,8 +464,12 @@ class FakeKernel:
         loaded = [name for name in ("mangle", "nat") if family in getattr(self, name)]
         return "".join(f"{name}\n" for name in ["filter", *loaded])
 
-    def _run(self, argv: list[str], input: str, env: dict[str, str], **_options: Any) -> Any:
+    def _run(self, argv: list[str], input: bytes, env: dict[str, str], **_options: Any) -> Any:
         assert env["LC_ALL"] == "C"
+        done = self._answer(argv, input.decode())
+        return SimpleNamespace(returncode=done.returncode, stdout=done.stdout.encode(), stderr=done.stderr.encode())
+
+    def _answer(self, argv: list[str], input: str) -> Any:
         tool, *arguments = argv
         if tool == "modprobe":
             return self._modprobe(arguments)
@@ -519,13 +523,15 @@ class FakeKernel:
             return SimpleNamespace(returncode=1, stdout="", stderr=f"{error}\n")
 
     def _modprobe(self, arguments: list[str]) -> Any:
-        if arguments[:1] == ["--show-depends"]:
-            loads = arguments[1] in self.loadable_modules
-            return SimpleNamespace(returncode=int(not loads), stdout="insmod /lib/x.ko \n" * loads, stderr="")
+        *options, module = arguments
+        there = self.loadable if module == "ip_vs" else module in self.loadable_modules
+        if not there:
+            return SimpleNamespace(returncode=1, stdout="", stderr=f"modprobe: FATAL: Module {module} not found.\n")
+        if options == ["--show-depends"]:
+            return SimpleNamespace(returncode=0, stdout="insmod /lib/x.ko \n", stderr="")
         assert arguments == ["ip_vs"] and not self.read_only
-        self.loaded = self.loadable
-        said = "" if self.loadable else "modprobe: FATAL: Module ip_vs not found.\n"
-        return SimpleNamespace(returncode=int(not self.loadable), stdout="", stderr=said)
+        self.loaded = True
+        return SimpleNamespace(returncode=0, stdout="", stderr="")
 
     def _restore(self, tables: dict[str, Table], family: str, text: str) -> Any:
         try:

@@ -108,16 +108,20 @@ def test_all_problems_at_once() -> None:
         file(Path("/x"), mode="4755"),
         file(Path("/y"), "# END lvs.fleet\n", part="settings"),
         file(Path("/z"), "-A PREROUTING -j ACCEPT\n", part="iptables"),
+        file(Path("/etc/\0"), "\ud800"),
     ]
     with pytest.raises(ValidationError) as error:
-        converge(files, "../x.service", disabled_units=["y"], absent=["etc"])
+        converge(files, "../x.service", disabled_units=["y"], absent=["etc", "/\ud800"])
     assert error.value.problems == (
         "files[0].path: 'etc/x' does not start at the root",
         "files[0].mode: 'rw' is not an octal mode such as '0600'",
         "files[1].mode: '4755' is not an octal mode such as '0600'",
         "files[2].content: '# END lvs.fleet' is a line that this module writes",
         "files[3].content: not one table with chains, their rules and the jumps to them: '-A PREROUTING -j ACCEPT\\n'",
+        "files[4].path: '/etc/\\x00' is not a path",
+        "files[4].content: has characters that no file can hold",
         "absent[0]: 'etc' does not start at the root",
+        "absent[1]: '/\\ud800' is not a path",
         "enabled_units[0]: '../x.service' is not the name of a unit",
         "disabled_units[0]: 'y' is not the name of a unit",
     )

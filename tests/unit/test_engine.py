@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -282,14 +283,38 @@ def test_ip_vs_is_loaded_only_for_a_write() -> None:
     assert read(kernel).pools
 
 
-def test_without_the_module_nothing_is_begun() -> None:
+@pytest.mark.parametrize("check, asked", [(False, "modprobe ip_vs"), (True, "modprobe --show-depends ip_vs")])
+def test_without_the_module_nothing_is_begun(check: bool, asked: str) -> None:
     kernel = FakeKernel(loaded=False)
     kernel.loadable = False
     with pytest.raises(LvsError) as caught:
-        run(kernel, wanting(BEFORE))
+        run(kernel, wanting(BEFORE), check=check)
     said = "modprobe: FATAL: Module ip_vs not found."
-    assert str(caught.value) == f"this kernel has no IPVS: modprobe ip_vs: exit status 1: {said}"
+    assert str(caught.value) == f"this kernel has no IPVS: {asked}: exit status 1: {said}"
     assert kernel.writes == 0
+
+
+def test_without_modprobe_check_mode_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes with a package that is not installed yet, as iptables does."""
+    kernel = FakeKernel(loaded=False)
+    kernel.loadable = False
+    monkeypatch.setattr(kernel, "_installed", lambda tool: "")
+    assert run(kernel, wanting(BEFORE), check=True).operations
+
+
+@pytest.mark.parametrize("said", ["iptables-restore: line 5 failed", "Another app is currently holding the lock."])
+def test_a_module_that_is_missing_is_named(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it may have been the reason; those that are there are not named."""
+    kernel = FakeKernel()
+    kernel.modules.add("xt_comment")
+    kernel.loadable_modules.add("xt_mark")
+    refused = SimpleNamespace(returncode=1, stdout="", stderr=f"{said}\n")
+    monkeypatch.setattr(kernel, "_restore", lambda *_arguments: refused)
+    with pytest.raises(LvsError) as caught:
+        run(kernel, wanting(BEFORE))
+    hint = "\nmodprobe finds no xt_multiport for this kernel; on RHEL 10 look into kernel-modules-extra"
+    start = f"iptables-restore --noflush --wait 10: exit status 1: {said}{hint * ('line' in said)}\nThe "
+    assert str(caught.value).startswith(start)
 
 
 def test_without_ip6tables_nothing_is_begun() -> None:

@@ -82,6 +82,12 @@ def test_every_rule_of_others_is_told(kernel: FakeKernel) -> None:
     assert told[3].keys() == {"family", "chain", "position", "rule", "target", "mark", "mask"}
 
 
+@pytest.mark.parametrize("rule", [{"fwmark": "x"}, {"fwmark": None}, {"fwmark": "1", "fwmask": []}])
+def test_policy_rules_that_cannot_be(kernel: FakeKernel, rule: dict[str, Any]) -> None:
+    kernel.policy_rules["-4"] = [rule]
+    assert "ip -json -4 rule show: it is not understood: " in run_module(lvs_info, kernel)["msg"]
+
+
 def test_policy_rules_are_told(kernel: FakeKernel) -> None:
     kernel.policy_rules["-4"] = [
         {"priority": 76, "not": None, "src": "all", "fwmark": "0xca6c", "table": "51820"},

@@ -44,6 +44,21 @@ def test_a_command_gets_nothing_of_our_environment_but_the_path(monkeypatch: pyt
     assert "/usr/sbin" in given[0].split(":")
 
 
+@pytest.mark.parametrize("path", ["", ":", "tools", "./tools:/usr/bin", "tools:"])
+def test_tools_are_not_looked_for_below_the_current_folder(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tools").mkdir()
+    for planted in (tmp_path / "no-such-tool", tmp_path / "tools" / "no-such-tool"):
+        planted.write_text("#!/bin/sh\n")
+        planted.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", path)
+    assert host.installed("no-such-tool") == ""
+    with pytest.raises(ToolError, match="no-such-tool is not installed"):
+        host.run(["no-such-tool"])
+
+
 @pytest.mark.parametrize(
     "argv, message",
     [
@@ -184,7 +199,10 @@ def test_the_lock_is_given_back_after_an_error(tmp_path: Path) -> None:
 def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "target").write_text("precious")
     (tmp_path / "lock").symlink_to(tmp_path / "target")
-    with pytest.raises(OSError), host.lock(0, str(tmp_path / "lock")):
+    with (
+        pytest.raises(LockError, match="lock: Too many levels of symbolic links"),
+        host.lock(0, str(tmp_path / "lock")),
+    ):
         pytest.fail("it followed the link")
     assert (tmp_path / "target").read_text() == "precious"
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.lvs.fleet.plugins.module_utils._errors import ValidationError
+from ansible_collections.lvs.fleet.plugins.module_utils._errors import ParseError, ValidationError
 from ansible_collections.lvs.fleet.plugins.module_utils._ip import IpObject, plan, text_of
 from ansible_collections.lvs.fleet.plugins.module_utils._ip_words import ip_object, ip_objects, queries
 
@@ -194,6 +194,38 @@ VIP, VIP2, LO = (ip_object(f"address add {words}") for words in
 def way(wanted: list[IpObject], recorded: list[IpObject], there: list[IpObject]) -> tuple[list[str], str, str]:
     found = plan(wanted, recorded, [*LINKS, *there])
     return [step.command for step in found.steps], text_of(found.meanwhile), text_of(found.after)
+
+
+@pytest.mark.parametrize("answer", [5, None, [5], [{}], [{"ifname": []}], [{"dst": "default", "gateway": []}]])
+def test_answers_of_another_shape(answer: Any) -> None:
+    """It is an empty list of links, perhaps, or not understood; but never an exception that nobody expects."""
+    for query in queries(ip_objects(OURS)):
+        try:
+            query.read(answer)
+        except ParseError as error:
+            assert str(error).startswith(f"ip -json {' '.join(query.words)}: it is not understood: ")
+
+
+@pytest.mark.parametrize(
+    ("command", "taken", "refused"),
+    [
+        ("address add 192.0.2.10/{} dev eth0", [1, 32], [0, 33, -1, "", "32 nodad", "\u0663"]),
+        ("address add 2001:db8::1/{} dev eth0", [1, 128], [0, 129]),
+        ("address add 192.0.2.10/32 dev {}", ["a" * 15], ["a" * 16, "", "eth0+", "eth0:1", "é", "eth0\n", "a b"]),
+        ("link add {} up type ipip local 10.0.0.1", ["a" * 15], ["a" * 16, "-x", "a/b", 'a"b']),
+        ("fou add port {} gue", [1, 65535], [0, 65536, -1, "0x50", "6080 local 10.0.0.1"]),
+        ("rule add fwmark {} lookup 5 priority 5", [1, 2**31 - 1, "0x50"], [0, 2**31, 2**32, -1, "1/0xff"]),
+        ("rule add fwmark 1 lookup {} priority 5", [1, 252, 256, 2**32 - 1, "main"], [0, 253, 255, 2**32, -1, "x"]),
+        ("rule add fwmark 1 lookup 5 priority {}", [1, 32765], [0, 32766, -1, "1\n"]),
+        ("route add default via 10.0.0.1 table {}", [1, 252, 2**32 - 1], [0, 253, 254, 255, 2**32]),
+    ],
+)
+def test_bounds(command: str, taken: list[Any], refused: list[Any]) -> None:
+    for value in taken:
+        assert ip_object(command.format(value)) == ip_object(ip_object(command.format(value)).add)
+    for value in refused:
+        with pytest.raises(ValidationError, match=r"^commands\[0\]: [^\n]+$"):
+            ip_objects([command.format(value)])
 
 
 def test_wanted_and_not_there() -> None:

@@ -235,6 +235,7 @@ def test_bad_input_touches_nothing(machine: FakeIp, record: Path, check: bool) -
         call(record, "flush", check=check)["msg"] == "commands[0]: 'flush' is not one of the commands that are managed"
     )
     assert call(Path("vips"), check=check)["msg"] == "path: 'vips' does not start at the root"
+    assert call(Path("/vips\0"), check=check)["msg"] == "path: '/vips\\x00' is not a path"
     assert machine.commands == []
     record.parent.mkdir()
     record.write_text(f"{VIP}\naddress replace 192.0.2.1/32 dev eth0\n")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shlex
 from itertools import pairwise
 from typing import Any
 
@@ -79,6 +80,8 @@ def test_other_words_for_the_same_rule(drifted: str) -> None:
         (f"-p tcp -m multiport --dports 80 -m multiport --dports 81 {WEB} {END}", "web", 80),
         (f"-m mark --mark 0x5 {WEB} {END}", "web", 80),
         (f"-o eth0 {WEB} {END}", "web", 80),
+        (f'-i "eth0 -j ACCEPT" {WEB} {END}', "web", 80),
+        (f'-p "tcp\\\\" {WEB} {END}', "web", 80),
         (f"{WEB} -j MARK --set-xmark 0x0/0xffffff00", "web", 0),
         (f"{WEB} -j RETURN", "web", 0),
         (f"{WEB} -j CONNMARK --set-xmark 0x50/0xffffffff", "web", 80),
@@ -118,6 +121,14 @@ def test_our_chain_in_a_table() -> None:
     assert iptables.save_lines(MARKS, chain) == own
     other = iptables.parse_chain(text, iptables.mark_chains("OTHER")[0])
     assert (other.exists, other.rules, other.jumps, other.references) == (False, (), 0, 0)
+
+
+@pytest.mark.parametrize("end", ["\x0b", "\x0c", "\r", "\x1c", "\x85", "\u2028", "\u2029"])
+def test_only_a_newline_ends_a_rule(end: str) -> None:
+    """What Python takes for the end of a line as well may stand in the comment of somebody's rule."""
+    comment = f'-m comment --comment "x{end}-A {CHAIN} {WEB} {END}" -j RETURN'.replace('"lvs:web"', "lvs:web")
+    text = f"*mangle\n:{CHAIN} - [0:0]\n-A PREROUTING {comment}\n-A {CHAIN} {comment}\nCOMMIT\n"
+    assert [rule.text for rule in iptables.parse_chain(text, MARKS).rules] == [comment]
 
 
 @pytest.mark.parametrize(
@@ -241,6 +252,14 @@ def test_a_retired_rule_keeps_name_and_mark_and_reads_back(family: str, source: 
     retired = iptables.chain_rule(iptables.retired(rule.name, rule.mark, family))
     assert retired.text == f'-s {source} -m comment --comment "lvs:web" {END}'
     assert iptables.parse_rule(retired.text, family) == retired
+
+
+@pytest.mark.parametrize("name", ['a" -j ACCEPT "', "back\\", "a\\\\b", "two words", "é", '"'])
+def test_a_name_written_by_hand_stays_a_name(name: str) -> None:
+    """Ours need no quoting, but somebody may have put another one into our chain."""
+    retired = iptables.chain_rule(iptables.retired(name, 80, "ipv4"))
+    assert iptables.parse_rule(retired.text, "ipv4") == retired
+    assert shlex.split(retired.text)[4:6] == ["--comment", f"lvs:{name}"]
 
 
 rules_of_a_chain = st.lists(st.sampled_from([iptables.parse_rule(text, "ipv4") for text in (A, B, C, D, F, G)]))

@@ -17,6 +17,7 @@ from ansible_collections.lvs.fleet.plugins.module_utils import _options, _params
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import ValidationError
 from ansible_collections.lvs.fleet.plugins.module_utils._iptables import chain_rule, parse_rule
 from ansible_collections.lvs.fleet.plugins.module_utils._model import FAMILIES, Declaration, ServiceId
+from ansible_collections.lvs.fleet.tests.fuzz.hostile import DEEP, HOSTILE, PLAIN
 from ansible_collections.lvs.fleet.tests.unit.strategies import declared_services
 
 GIVEN = {"services": _params.virtual_services, "rules": _params.marks, "ipvs": _params.ipvs_services}
@@ -82,6 +83,13 @@ SERVICES = [
     ({"name": "web"}, "services: {'name': 'web'} is not a list"),
     (["web"], "services[0]: 'web' is not a mapping of options\nservices[0].name: is required\n"
               "services[0].fwmark: is required\nservices[0].traffic: needs at least one entry"),
+    ([web(traffic=DEEP)], "services[0].traffic[0]: something too large to show (list) is not a mapping of options\n"
+                          "services[0].traffic[0].destination: is required\n"
+                          "services[0].traffic[0].protocol: is required"),
+    ({"a": 10**5000}, "services: something too large to show (dict) is not a list"),
+    ([web(fwmark=10**5000)],
+     "services[0].fwmark: something too large to show (int) is not a firewall mark (1-2147483647)"),
+    ([{**web(), 10**5000: 1}], "services[0].something too large to show (int): is not an option"),
     ([web(fwmrak=1)], "services[0].fwmrak: is not an option"),
     ([{**web(), 7: 1}], "services[0].7: is not an option"),
     ([{**web(), "a\nb": 1}], r"services[0].'a\nb': is not an option"),
@@ -117,6 +125,7 @@ SERVICES = [
     ([to(destination="192.0.2.0/0.0.0.255")],
      "services[0].traffic[0].destination: '192.0.2.0/0.0.0.255' is not an address or network"),
     ([to(ports=[])], "services[0].traffic[0].ports: needs at least one item"),
+    ([to(ports=())], "services[0].traffic[0].ports: needs at least one item"),
     ([to(source=[])], "services[0].traffic[0].source: needs at least one item"),
     ([to(destination="fe80::1%eth0")],
      "services[0].traffic[0].destination: 'fe80::1%eth0' is not an address or network"),
@@ -364,6 +373,79 @@ def test_boundaries(kind: str, given: Any) -> None:
     assert GIVEN[kind]([given]) != Declaration()
 
 
+def source(network: str) -> dict[str, Any]:
+    return to(destination=["192.0.2.10", "2001:db8::10"], source=[network, "0.0.0.0/0", "::/0"])
+
+
+def port_8080(**changes: Any) -> dict[str, Any]:
+    return by_address(real_servers=[{"address": "10.0.0.1", "forward_method": "masquerade", **changes}])
+
+
+def gue(**changes: Any) -> dict[str, Any]:
+    return tunnel(tunnel_type="gue", **changes)
+
+
+# What no number is, whatever its bounds; 1 is within all of them.
+NO_NUMBERS = [
+    True, False, 1.0, 1.5, float("nan"), "", "1.0", "+1", "1_0", "1e3", "0b1", "0o1", "0x", "x1", "1 0", "\u00b2",
+    "\u0661", "\uff11", "1\0", "1;", "9" * 21, "0x" + "f" * 17, 2**64, -(2**64), 10**5000, [[1]], {"a": 1}, b"1",
+]  # fmt: skip
+# Each option that is a number, or text of a certain length: its path, what has it, values at and beyond its bounds.
+BOUNDS: list[tuple[str, str, Any, list[Any], list[Any]]] = [
+    ("services", "fwmark", lambda it: web(fwmark=it), [1, 2**31 - 1, "0x7fffffff"], [0, -1, 2**31, 2**32]),
+    ("rules", "mark", lambda it: rule(mark=it), [1, 2**31 - 1, "0x50", "080"], [0, -1, 2**31, 2**32]),
+    ("rules", "mask", lambda it: rule(mask=it, mark=1), [1, 2**32 - 1, "0xffffffff"], [0, -1, 2**32, "0x100000000"]),
+    ("ipvs", "fwmark", lambda it: {"fwmark": it}, [1, 2**31 - 1], [0, -1, 2**31, 2**32]),
+    ("ipvs", "port", lambda it: by_address(port=it, persistence_timeout=1), [0, 1, 65535], [-1, 65536]),
+    ("ipvs", "real_servers[0].port", lambda it: port_8080(port=it), [0, 1, 65535], [-1, 65536]),
+    ("services", "traffic[0].ports", lambda it: to(ports=it),
+     [1, 65535, "1:1", "1:65535", "65535:65535", "080:0x51"],
+     [0, -1, 65536, "0:1", "1:65536", "2:1", "1:", ":1", "1:2:3", "1-2", "1,2", "-1:1"]),
+    ("services", "persistence_timeout", lambda it: web(persistence_timeout=it), [0, 1, 2678400], [-1, 2678401, 2**32]),
+    ("services", "persistence_netmask", lambda it: web(persistence_netmask=it), [1, 32, "128.0.0.0"], [0, -1, 33]),
+    ("services", "persistence_netmask6", lambda it: web(persistence_netmask6=it), [1, 128], [0, -1, 129]),
+    ("services", "real_servers[0].weight", lambda it: server(weight=it), [0, 1, 65535], [-1, 65536]),
+    ("services", "real_servers[0].upper_threshold", lambda it: server(upper_threshold=it), [0, 2**31 - 1], [-1, 2**31]),
+    ("services", "real_servers[0].lower_threshold",
+     lambda it: server(lower_threshold=it, upper_threshold=2**31 - 1), [0, 2**31 - 1], [-1, 2**31]),
+    ("services", "real_servers[0].tunnel_port", lambda it: gue(tunnel_port=it), [1, 65535], [0, -1, 65536]),
+]  # fmt: skip
+LENGTHS: list[tuple[str, str, Any, list[Any], list[Any]]] = [
+    ("services", "name", lambda it: web(name=it), ["a", "x" * 63, "0" * 63], ["", "x" * 64, "_", ".", "-"]),
+    ("rules", "name", lambda it: rule(name=it), ["a", "x" * 63], ["", "x" * 64]),
+    ("services", "traffic[0].in_interface", lambda it: to(in_interface=it),
+     ["a", "a" * 15, "a" * 14 + "+"], ["", "a" * 16, "a" * 15 + "+", "+", "a++"]),
+    ("services", "scheduler", lambda it: web(scheduler=it), ["a", "a" * 15], ["", "a" * 16, "0", "-a"]),
+    ("services", "traffic[0].destination", lambda it: alone(destination=it),
+     ["0.0.0.0/0", "192.0.2.10/32", "::/0", "::1/128", "255.255.255.255"],
+     ["192.0.2.10/33", "192.0.2.10/-1", "::1/129", "256.0.0.1", "1.2.3", "1.2.3.4.5", "::1::", "::10000"]),
+    ("services", "traffic[0].source[0]", source, ["0.0.0.0/0", "::/0", "10.0.0.0/8"], ["10.0.0.0/33", "::/129"]),
+    ("services", "real_servers[0].address", lambda it: server(address=it), ["1.0.0.1", "223.255.255.255"],
+     ["0.0.0.0", "224.0.0.0", "239.255.255.255", "255.255.255.255", "10.0.0.1/32", "10.0.0.256"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "path", "having", "taken", "refused"), [*BOUNDS, *LENGTHS])
+def test_bounds(kind: str, path: str, having: Any, taken: list[Any], refused: list[Any]) -> None:
+    """What is at a bound is taken; what is one beyond it is refused, and nothing else is."""
+    for value in taken:
+        assert GIVEN[kind]([having(value)]) != Declaration(), value
+    for value in refused:
+        assert_refused(kind, path, having(value))
+
+
+@pytest.mark.parametrize(("kind", "path", "having"), [case[:3] for case in BOUNDS])
+def test_what_is_no_number(kind: str, path: str, having: Any) -> None:
+    for value in NO_NUMBERS:
+        assert_refused(kind, path, having(value))
+
+
+def assert_refused(kind: str, path: str, given: Any) -> None:
+    listed = "rules" if kind == "rules" else "services"
+    for problem in problems(kind, [given]):
+        assert problem.startswith(f"{listed}[0].{path}"), given
+
+
 @pytest.mark.parametrize("chain", ["A", "_", "A" * 28, "LVS-MARK"])
 def test_chains(chain: str) -> None:
     assert _params.chain_of(chain) == chain
@@ -382,8 +464,11 @@ def ports_of(*ports: Any) -> list[str]:
         ([*range(1, 14), "100:200"], ["1,2,3,4,5,6,7,8,9,10,11,12,13,100:200"]),
         ([*range(1, 15), "100:200"], ["1,2,3,4,5,6,7,8,9,10,11,12,13,14", "100:200"]),
         ([20, 21, "10000:20000"], ["20,21,10000:20000"]),
+        ([*(f"{low}:{low + 5}" for low in range(10, 80, 10)), 99],
+         ["10:15,20:25,30:35,40:45,50:55,60:65,70:75,99"]),
+        ([f"{low}:{low + 5}" for low in range(10, 90, 10)], ["10:15,20:25,30:35,40:45,50:55,60:65,70:75", "80:85"]),
     ],
-)
+)  # fmt: skip
 def test_fifteen_slots_of_ports(ports: Any, groups: list[str]) -> None:
     assert ports_of(*ports) == groups
 
@@ -433,13 +518,6 @@ def test_absent_takes_no_unknown_option_either(kind: str, given: Any) -> None:
 
 # -- hostile input ------------------------------------------------------------------------------------------------
 
-HOSTILE = [
-    "web\n-A PREROUTING -j ACCEPT", "web\n", "web\0", 'web" -j ACCEPT', "web'", "web\\", "$(id)", "-A", " ", "{{ x }}",
-    "²", "80²", "\u0661\u0662", "\uff18\uff10", "\u0967.2.3.4", "é", "\x7f", "1_0", "0b1", "0o7", "1e3",
-    "x" * 100_000, "9" * 5000, "0x" + "f" * 999, "1.2.3.4\n", "1.2.3.4/24\n", "1.2.3.4 -j X", "::1/", "1.2.3.4/", "/24",
-    None, [], {}, [[]], {"a": 1}, 1e99, float("nan"), -0.0, b"80", object(),
-]  # fmt: skip
-PLAIN = ("1_0", "0b1", "0o7", "1e3")  # odd numbers, but good names
 PLACES = [
     ("name",), ("fwmark",), ("traffic", 0, "destination"), ("traffic", 0, "protocol"),
     ("traffic", 0, "ports"), ("traffic", 0, "ports", 0), ("traffic", 0, "source"),
@@ -448,7 +526,7 @@ PLACES = [
     ("forward_method",), ("real_servers", 0, "address"), ("real_servers", 0, "weight"),
     ("real_servers", 0, "upper_threshold"), ("real_servers", 0, "tunnel_port"),
 ]  # fmt: skip
-NOTHING = (None, [])
+NOTHING = (None, [], ())
 
 
 def placed(path: tuple[Any, ...], value: Any) -> dict[str, Any]:

@@ -129,6 +129,21 @@ def test_a_broken_file() -> None:
     assert merge("settings", f"{END}A=1\n{BEGIN}B=1\n", "") == f"{END}A=1\n{BEGIN}B=1\n"
 
 
+@pytest.mark.parametrize("kind", ["ipvsadm", "settings"])
+def test_a_block_that_lost_its_end(kind: str) -> None:
+    """What follows is not ours: it must not go when a whole block comes behind it."""
+    for text in (f"{BEGIN}A=1\n", f"A=1\n{BEGIN}", f"{BEGIN}{BEGIN}A=1\n"):
+        merged = merge(kind, text, "B=1\n")
+        assert merged == f"{text}{BEGIN}B=1\n{END}"
+        assert merge(kind, merged, "B=1\n") == merged
+        assert merge(kind, merged, "") == text
+    assert merge(kind, f"A=1\n{BEGIN}B=1\n{END.strip()}", "C=1\n") == f"A=1\n{BEGIN}C=1\n{END}"
+
+
+def test_thousands_of_blocks() -> None:
+    assert merge("settings", f"{BEGIN}A=1\n{END}B=1\n" * 5000, "") == "B=1\n" * 5000
+
+
 @pytest.mark.parametrize(
     "kind, part",
     [

@@ -219,6 +219,49 @@ def test_segments_for_boot() -> None:
         FILTERS["mss_rules"]({}, "inet")
 
 
+@pytest.mark.parametrize("size", [536, 65495, "1400"])
+def test_segments_at_their_bounds(size: Any) -> None:
+    assert f"--set-mss {size}\n" in FILTERS["mss_rules"]({"192.0.2.1": size}, "ipv4")
+
+
+@pytest.mark.parametrize("size", [535, 65496, 0, -1, 2**32, True, 1400.0, "", "1400\n-F", None])
+def test_segments_beyond_their_bounds(size: Any) -> None:
+    with pytest.raises(AnsibleFilterError, match=r"^segments\['192.0.2.1'\]: .* is not the size of a TCP segment"):
+        FILTERS["mss_rules"]({"192.0.2.1": size}, "ipv4")
+
+
+@pytest.mark.parametrize("given", [None, [], "192.0.2.1", 5])
+def test_segments_of_another_shape(given: Any) -> None:
+    with pytest.raises(AnsibleFilterError, match=r"^segments: .* is not a mapping of addresses to sizes$"):
+        FILTERS["mss_rules"](given, "ipv4")
+
+
+@pytest.mark.parametrize(
+    ("setting", "taken", "refused"),
+    [
+        ("gateway_table", [1, 252, "110"], [0, 253, -1, 2**32, "x", "1\n2", True, 1.5]),
+        ("mtu", [1280, 65535, "1500"], [1279, 65536, -1, "", True, 1500.0]),
+        ("vip_interface", ["a" * 15, "br-0.12"], ["a" * 16, "", "lo nodad", "lo\n", "-x", "../all", "lo;id", "é", 7]),
+        ("addresses", [[OWN], OWN, []], [["x"], ["10.0.0.11/24"], ["10.0.0.11\n"], ["0.0.0.0"], [7], "lo", {"a": 1}]),
+        ("gateways", [["10.0.0.1"], ["10.0.0.1", "fe80::1"], []],
+         [["x"], ["10.0.0.1", "10.0.0.2"], ["fe80::1%eth0"], ["10.0.0.1 table 5"], "eth0", [None]]),
+    ],
+)  # fmt: skip
+def test_settings_at_and_beyond_their_bounds(setting: str, taken: list[Any], refused: list[Any]) -> None:
+    for value in taken:
+        needs(service(80, {"address": OWN, "forward_method": "masquerade"}), **{setting: value})
+    for value in refused:
+        with pytest.raises(AnsibleFilterError, match=rf"^lvs_real_server\.{setting}[^\n]*: [^\n]+$"):
+            FILTERS["real_server"]([service(80, OWN)], LINKS, **{setting: value})
+
+
+@pytest.mark.parametrize("links", [None, 5, [5], [{"addr_info": 5}], [{"addr_info": [{"local": "10.0.0.11"}]}],
+                                   [{"ifname": "lo", "addr_info": [{"local": "x"}]}]])  # fmt: skip
+def test_links_of_another_shape(links: Any) -> None:
+    with pytest.raises(AnsibleFilterError, match=r"^ip -json address show: it is not understood: "):
+        FILTERS["real_server"]([service(80, OWN)], links)
+
+
 def test_bad_segments_touch_nothing() -> None:
     message = (
         "segments['x']: 'x' is not an IP address\nsegments['192.0.2.1']: 1 is not the size of a TCP segment (536-65495)"

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
 
 TOP = Path(__file__).parents[2]
 ROLE = TOP / "roles" / "lvs_router"
@@ -44,6 +46,55 @@ def test_the_real_servers_files_are_all_removed_again() -> None:
     assert written | {"/etc/lvs/real-server"} == set(re.findall(r"^  - (/etc/\S+)$", variables, re.MULTILINE))
     units = {path.name for path in (TOP / "roles/lvs_real_server/files").iterdir()}
     assert {Path(path).name for path in written if path.endswith(".service")} == units
+
+
+# -- variables of the user ----------------------------------------------------------------------------------------
+
+
+def worked_out(variable: str, **given: Any) -> Any:
+    """A variable of the role lvs_router with these of the user."""
+    loader = DataLoader()
+    files = (ROLE / "defaults/main.yml", ROLE / "vars/main.yml")
+    own = {name: value for path in files
+           for name, value in loader.load_from_file(str(path), trusted_as_template=True).items()}  # fmt: skip
+    needs = {"problems": [], "masqueraded": ["ipv4"], "kernel_modules": ["ip_vs"]}
+    variables = {**own, "lvs_services": [], "__lvs_router_needs": needs, **given}
+    return Templar(loader, variables=variables).template(own[variable])
+
+
+HOSTILE_VARIABLES = [
+    *(("lvs_router_vip_interface", value)
+      for value in ("eth0\n", "eth0 nodad", "-x", "../all", "a" * 16, "eth0;id", "é", "{{ x }}", "eth0\0", ["eth0"])),
+    *(("lvs_router_vip_table", value) for value in (-1, 253, "1\n2", "x", "0x10", 2**64, "", None, [1])),
+    *(("lvs_router_conn_reuse_mode", value)
+      for value in (-1, 4, "1\nkernel.panic = 1", "1\n", " 1", "\u0661", "0_1", True, None, "", [1], "1=1", "yes")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("variable", "value"), HOSTILE_VARIABLES)
+def test_hostile_variables_are_named(variable: str, value: Any) -> None:
+    (problem,) = worked_out("__lvs_router_problems", **{variable: value})
+    assert problem.startswith(f"{variable}: ") and problem.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        *(("lvs_router_vip_interface", value) for value in ("", "lo", "a" * 15, "br-0.12", "if@x")),
+        *(("lvs_router_vip_table", value) for value in (0, 1, 252, "252")),
+        *(("lvs_router_conn_reuse_mode", value) for value in (0, 1, 3, "1")),
+    ],
+)
+def test_variables_at_their_bounds(variable: str, value: Any) -> None:
+    assert worked_out("__lvs_router_problems", **{variable: value}) == []
+
+
+@pytest.mark.parametrize("name", ["conntrack", "expire_nodest_conn", "expire_quiescent_template"])
+def test_every_word_for_true_and_false_is_a_setting(name: str) -> None:
+    for words, setting in ((("yes", "true", "on", "1", 1, True), 1), (("no", "False", "off", "0", 0, False), 0)):
+        for word in words:
+            found = worked_out("__lvs_router_sysctls", **{f"lvs_router_{name}": word})
+            assert found[f"net.ipv4.vs.{name}"] == setting, word
 
 
 FAMILIES = ["Debian", "RedHat"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from ansible_collections.lvs.fleet.plugins.module_utils._plan import marks_targe
 from ansible_collections.lvs.fleet.plugins.module_utils._router import Router as Machine
 from ansible_collections.lvs.fleet.tests.integration import foreign
 from ansible_collections.lvs.fleet.tests.integration.harness import Router
-from ansible_collections.lvs.fleet.tests.integration.shapes import service
+from ansible_collections.lvs.fleet.tests.integration.shapes import ODD_INTERFACES, ODD_NAMES, service
 from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel
 
 VIPS = ("192.0.2.10", "192.0.2.11", "192.0.2.130", "2001:db8::10", "2001:db8::99")
@@ -289,6 +290,17 @@ def test_what_boot_loads_is_what_a_run_makes(router: Router) -> None:
         router.tool("nft", "-f", "-", stdin="\n".join([*lines, ""]))
         assert own_tables(router) == there
         assert not mark(router, SERVICES, NFTABLES).operations
+
+
+def test_odd_values_are_listed_to_the_letter(router: Router) -> None:
+    odd = [*((name, "lo") for name in ODD_NAMES), *((f"on{n}", name) for n, name in enumerate(ODD_INTERFACES))]
+    traffic = {"destination": "192.0.2.10", "protocol": "tcp"}
+    settled(router, [service(name, 1 + n, {**traffic, "in_interface": device}) for n, (name, device) in enumerate(odd)],
+            NFTABLES)  # fmt: skip
+    listed = re.findall(
+        r'iifname "(.*?)" .* comment "lvs:(.*?)"', router.tool("nft", "list", "table", "ip", "lvs-mark")
+    )
+    assert listed == [(device.replace("+", "*"), name) for name, device in odd]
 
 
 def test_without_nft_nothing_is_done(router: Router) -> None:
