@@ -112,7 +112,7 @@ def _carry_out(router: Router, target: Target, outlook: Outcome) -> None:
         _verify(router, target, outlook)
     # Whatever it was, memory that ran out or a mistake of ours: nothing is left half done.
     except Exception as error:
-        raise LvsError(f"{reason(error)}\n{_undo(router, outlook.before, done)}") from error
+        raise LvsError(f"{reason(error)}\n{_undo(router, outlook, done)}") from error
 
 
 def _verify(router: Router, target: Target, outlook: Outcome) -> None:
@@ -129,12 +129,15 @@ def _verify(router: Router, target: Target, outlook: Outcome) -> None:
         raise LvsError(f"the router is not as it was told to be; missing afterwards: {'; '.join(lines[:_SHOWN])}")
 
 
-def _undo(router: Router, before: RouterState, done: int) -> str:
-    """Plan the way back from whatever is there now, go it, and say how that went."""
+def _undo(router: Router, outlook: Outcome, done: int) -> str:
+    """Plan the way back from whatever is there now, go it, and say how that went.
+
+    What the run had no business with is not read again: what others did to their services meanwhile stays done.
+    """
     back: list[Operation] = []
     gone = 0
     try:
-        back = plan(router.read(), before)
+        back = plan(router.read_again(outlook.before, outlook.operations), outlook.before)
         for more in router.write(back):
             gone += more
     except Exception as error:

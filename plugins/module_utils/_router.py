@@ -101,7 +101,7 @@ class Router:
         if self._nftables:
             chains.update(read_nftables())
         chains.update((chain_id, read_chain(chain_id, self._adopting)) for chain_id in self._chains)
-        return RouterState(chains, pools_of(self.entries()) if self._ipvs else {})
+        return RouterState(chains, self._pools() if self._ipvs else {})
 
     def read_again(self, state: RouterState, operations: Iterable[Operation]) -> RouterState:
         """A state, but what the operations touched as it is now."""
@@ -113,13 +113,27 @@ class Router:
         touched = {operation.service.id for operation in operations if isinstance(operation, IpvsOperation)}
         pools = {key: pool for key, pool in state.pools.items() if key not in touched}
         if touched:
-            pools.update(pools_of(self.entries(touched)))
+            pools.update(self._pools(touched))
         return RouterState({**state.chains, **chains}, pools)
+
+    def _pools(self, only: Collection[ServiceId] | None = None) -> dict[ServiceId, Pool]:
+        """Virtual services with their real servers, as they were at one time.
+
+        One that somebody removes between the two looks as if it had no real servers; then all is read again.
+        """
+        while True:
+            pools = pools_of(self.entries(only))
+            empty = {key for key, pool in pools.items() if not pool.real_servers}
+            if not empty or empty <= {wire.decode_id(service) for service in self._services()}:
+                return pools
+
+    def _services(self) -> list[wire.Attributes]:
+        found = self._netlink.dump(wire.CMD_GET_SERVICE) if self._netlink.family else []
+        return [wire.nested(entry, wire.ATTR_SERVICE) for entry in found]
 
     def entries(self, only: Collection[ServiceId] | None = None) -> Iterator[Entry]:
         """Virtual services, all or only some, each with its real servers, as the kernel reports them."""
-        found = self._netlink.dump(wire.CMD_GET_SERVICE) if self._netlink.family else []
-        for service in [wire.nested(entry, wire.ATTR_SERVICE) for entry in found]:
+        for service in self._services():
             service_id = wire.decode_id(service)
             if only is None or service_id in only:
                 yield service, self._real_servers(service_id)

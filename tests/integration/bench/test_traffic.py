@@ -9,60 +9,37 @@ import select
 import socket
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ansible_collections.lvs.fleet.tests.integration.harness import Namespace, Router
+from ansible_collections.lvs.fleet.tests.integration.harness import Router
 from ansible_collections.lvs.fleet.tests.integration.shapes import service
+from ansible_collections.lvs.fleet.tests.integration.traffic import CLIENT, CLIENTS, PORTS, SERVER, VIRTUAL, Site
 
-VIRTUAL = {socket.AF_INET: "192.0.2.10", socket.AF_INET6: "2001:db8::10"}
-PORTS = (80, 443)
-CLIENTS = (11, 12, 13, 14)
 SERVERS = (1, 2)
 
 
-class Site:
-    """A client side, the router, and two real servers behind it that answer with their number on two ports.
+class Quiet(Site):
+    """Two real servers that answer with their number on two ports.
 
     Nobody runs: the kernel completes connections by itself, so one process can be client and all the servers.
     """
 
     def __init__(self, router: Router) -> None:
-        self.router = router
-        self.client = Namespace()
-        self.servers = {number: Namespace() for number in SERVERS}
+        super().__init__(router, SERVERS)
         self.listeners: dict[socket.socket, int] = {}
-        self._wire(self.client, "client", "198.51.100", "2001:db8:c", [*CLIENTS])
         for number, namespace in self.servers.items():
-            self._wire(namespace, f"server{number}", f"10.0.{number}", f"2001:db8:{number}", [2])
             with namespace.inside():
                 for port in PORTS:
                     listener = socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
                     self.listeners[listener] = number
-        for address in VIRTUAL.values():
-            router.tool("ip", "addr", "add", address, "dev", "lo")
-        Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
-        Path("/proc/sys/net/ipv6/conf/all/forwarding").write_text("1")
-
-    def _wire(self, namespace: Namespace, device: str, net: str, net6: str, hosts: list[int]) -> None:
-        """A cable from the router to a namespace, whose default route leads back over it."""
-        here = ["link add {0} type veth peer name eth0 netns {1}", "addr add {2}.1/24 dev {0}"]
-        here += ["addr add {3}::1/64 dev {0} nodad", "link set {0} up"]
-        there = [f"addr add {net}.{host}/24 dev eth0" for host in hosts]
-        there += [f"addr add {net6}::{host}/64 dev eth0 nodad" for host in hosts]
-        there += ["link set eth0 up", f"route add default via {net}.1", f"route add default via {net6}::1"]
-        batch = "".join(f"{line}\n" for line in here).format(device, namespace.path, net, net6)
-        self.router.tool("ip", "-batch", "-", stdin=batch)
-        with namespace.inside():
-            self.router.tool("ip", "-batch", "-", stdin="".join(f"{line}\n" for line in there))
 
     def connect(self, family: int, host: int, port: int) -> tuple[socket.socket, socket.socket, int]:
         """A connection of a client to the virtual address: both its ends, and the number of the real server."""
-        source = {socket.AF_INET: f"198.51.100.{host}", socket.AF_INET6: f"2001:db8:c::{host}"}[family]
+        source = (CLIENT[family].format(host), 0)
         with self.client.inside():
-            near = socket.create_connection((VIRTUAL[family], port), timeout=5, source_address=(source, 0))
+            near = socket.create_connection((VIRTUAL[family], port), timeout=5, source_address=source)
         (listener,) = select.select(self.listeners, [], [], 5)[0]
         assert listener.getsockname()[1] == port, "the port was translated"
         far, _peer = listener.accept()
@@ -80,7 +57,7 @@ class Site:
 
     def caller(self, family: int, port: int) -> tuple[str, int]:
         """Who a client thinks has called it when the first real server did, from this port."""
-        client = {socket.AF_INET: "198.51.100.11", socket.AF_INET6: "2001:db8:c::11"}[family]
+        client = CLIENT[family].format(11)
         with self.client.inside():
             listener = socket.create_server((client, 0), family=family)
         with self.servers[SERVERS[0]].inside():
@@ -96,13 +73,14 @@ class Site:
         return peer[0], peer[1]
 
     def close(self) -> None:
-        for closing in (*self.listeners, *self.servers.values(), self.client):
-            closing.close()
+        for listener in self.listeners:
+            listener.close()
+        super().close()
 
 
 @pytest.fixture
-def site(router: Router) -> Iterator[Site]:
-    found = Site(router)
+def site(router: Router) -> Iterator[Quiet]:
+    found = Quiet(router)
     try:
         yield found
     finally:
@@ -117,13 +95,13 @@ def web(timeout: int, **settings: Any) -> dict[str, Any]:
         scheduler="rr",
         persistence_timeout=timeout,
         forward_method="masquerade",
-        **{"real_servers": [{"address": f"{net}2"} for net in ("10.0.1.", "10.0.2.", "2001:db8:1::", "2001:db8:2::")]},
+        real_servers=[{"address": address.format(number)} for address in SERVER.values() for number in SERVERS],
         **settings,
     )
 
 
 @pytest.mark.parametrize("family", VIRTUAL, ids=lambda family: family.name)
-def test_masquerade(site: Site, family: int) -> None:
+def test_masquerade(site: Quiet, family: int) -> None:
     """Two ports of one mark: with persistence a client meets the same server on both, without it meets both servers."""
     router = site.router
     router.run("lvs_service", services=[web(300)])
@@ -150,7 +128,7 @@ def test_masquerade(site: Site, family: int) -> None:
 
 
 @pytest.mark.parametrize("family", VIRTUAL, ids=lambda family: family.name)
-def test_active_ftp_without_the_helper(site: Site, family: int) -> None:
+def test_active_ftp_without_the_helper(site: Quiet, family: int) -> None:
     """What a real server opens from its data port comes from the virtual address; what it opens otherwise does not."""
     traffic = {"destination": list(VIRTUAL.values()), "protocol": "tcp", "ports": [20, 21]}
     servers = web(300)["real_servers"]
@@ -158,7 +136,7 @@ def test_active_ftp_without_the_helper(site: Site, family: int) -> None:
     declared[0]["forward_method"] = "masquerade"
     assert site.router.run("lvs_service", services=declared)["changed"]
     assert not site.router.run("lvs_service", services=declared)["changed"]
-    own = {socket.AF_INET: "10.0.1.2", socket.AF_INET6: "2001:db8:1::2"}[family]
+    own = SERVER[family].format(1)
     assert site.caller(family, 20) == (VIRTUAL[family], 20)
     assert site.caller(family, 2021) == (own, 2021)
     assert site.router.run("lvs_info")["services"][0]["helper"] == "ftp"
@@ -183,7 +161,7 @@ def counted(router: Router, family: int, connections: int) -> dict[str, Any]:
     pytest.fail(f"not {connections} connections: {told}, {numbers}")
 
 
-def test_counters_of_rules(site: Site) -> None:
+def test_counters_of_rules(site: Quiet) -> None:
     """An edit of some rules leaves the packet counters of the others alone, ours and those that are not ours."""
     router = site.router
     theirs = "-d 192.0.2.10/32 -p tcp -m tcp --dport 443 -j MARK --set-xmark 0x50/0xffffffff"
