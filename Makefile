@@ -74,6 +74,11 @@ molecule: $(ready) ## the roles and playbooks on a fleet of virtual routers
 fuzz: $(ready) .build/fuzzer ## any bytes at all for all that reads input, RUNS=10000 inputs for each, from SEED=1 on
 	$(step) fuzz python tests/fuzz/run.py $(or $(RUNS),10000) $(or $(SEED),1)
 
+.PHONY: soak
+soak: $(ready) ## random changes, accidents and failures on a real kernel, for MINUTES=5; SEED= repeats them
+	$(step) soak env MINUTES=$(or $(MINUTES),5) SEED=$(SEED) \
+		tests/lab/lab bench -- python -m pytest -q -s tests/integration/bench/test_soak.py
+
 .PHONY: bench
 bench: $(ready) ## the product measured beside its peers, in 20 minutes (tests/bench/README.md)
 	$(step) bench $(as_root) tests/bench/run

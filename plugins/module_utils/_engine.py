@@ -130,9 +130,9 @@ def _verify(router: Router, target: Target, outlook: Outcome) -> None:
 
 
 def _undo(router: Router, outlook: Outcome, done: int) -> str:
-    """Plan the way back from whatever is there now, go it, and say how that went.
+    """Plan the way back from whatever is there now of what was touched, go it, and say how that went.
 
-    What the run had no business with is not read again: what others did to their services meanwhile stays done.
+    What somebody else did to the rest meanwhile is not ours to undo.
     """
     back: list[Operation] = []
     gone = 0

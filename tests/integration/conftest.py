@@ -20,6 +20,10 @@ import pytest
 from ansible_collections.lvs.fleet.tests.integration.harness import Namespace, Router, hide_run
 
 VARIANTS = ("legacy", "nft")
+# So that what does not agree there is shown.
+pytest.register_assert_rewrite(
+    *(f"ansible_collections.lvs.fleet.tests.integration.{name}" for name in ("oracle", "soak"))
+)
 
 
 def pytest_sessionstart() -> None:

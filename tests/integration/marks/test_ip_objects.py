@@ -42,10 +42,14 @@ OTHERS = [
 @pytest.fixture
 def machine(router: Router) -> Router:
     """One with a network on eth0."""
+    with_network(router)
+    return router
+
+
+def with_network(router: Router, *more: str) -> None:
     router.tool("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "peer")
     lines = ["link set eth0 up", "link set peer up", "address add 10.0.0.11/24 dev eth0"]
-    run(router, *lines, "address add 2001:db8:0:1::11/64 dev eth0 nodad")
-    return router
+    run(router, *lines, "address add 2001:db8:0:1::11/64 dev eth0 nodad", *more)
 
 
 def run(router: Router, *commands: str) -> None:
