@@ -45,4 +45,4 @@ def test_soak() -> None:
         for kind, count in sorted(budget.done.items()):
             print(f"{count:6} {kind}")
         print(f"{budget.done.total():6} steps, from seed {begin}")
-    assert len(budget.done) > 10
+    assert len(budget.done) > 5
