@@ -107,7 +107,9 @@ def test_read_text(tmp_path: Path) -> None:
 # -- the lock -----------------------------------------------------------------------------------------------------
 
 HOLDER = """
-import sys, time
+import signal, sys
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_DFL)  # nohup and the like have them ignored
 from ansible_collections.lvs.fleet.plugins.module_utils import _host
 sys.argv[0] = "/payload.zip/lvs_service.py"
 with _host.lock(0, sys.argv[1]):
