@@ -138,15 +138,18 @@ def test_killed_at_any_moment(victim: Victim, capsys: pytest.CaptureFixture[str]
     undisturbed = victim.child().wait()
     duration = time.monotonic() - began
     assert not victim.survive(undisturbed)
-    chance = random.Random(KILLS)
-    for _time in range(KILLS):
+    chance, killed = random.Random(KILLS), 0
+    while killed < KILLS:
         child = victim.child()
         time.sleep(chance.uniform(0, duration))
         child.kill()
-        victim.survive(child.wait())
+        if victim.survive(child.wait()):
+            killed += 1
+        else:
+            # This one was quicker than the one that was measured.
+            duration *= 0.9
         child.wait_for_commands()
     tell("kill -9 at any moment of lvs_service", victim.outcomes, capsys)
-    assert victim.outcomes.total() - victim.outcomes["not killed"] > KILLS // 2
 
 
 def test_the_way_does_not_count(victim: Victim) -> None:
