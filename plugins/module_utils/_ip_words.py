@@ -143,7 +143,10 @@ class Query:
     def read(self, answer: Any) -> list[IpObject]:
         """The objects of an answer. Raises ParseError."""
         try:
-            return self.objects(answer)
+            found = self.objects(answer)
+            # They are looked up by it, and JSON has values that cannot be.
+            hash(tuple(each.identity for each in found))
+            return found
         except MISSHAPEN as error:
             raise not_understood(f"ip -json {' '.join(self.words)}", error) from None
 

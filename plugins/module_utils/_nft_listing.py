@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Mapping, Sequence
 
 from ._errors import MISSHAPEN, not_understood
@@ -14,6 +15,8 @@ from ._markmap import EVERY_PORT, entry_order, extent, is_conditional, is_exact,
 from ._model import EVERYWHERE, FULL_NETMASK, Chain, ChainRule, MarkRule, PortRange, family_of
 from ._nftables import ADDRESS_TYPE, MAPS, NFT_FAMILY, PRIORITY, STAGES, TABLE, table_words
 
+# The kernel takes other names as well; there are no words for all of them.
+_INTERFACE = re.compile(r"[\w.:@-]*\+?", re.ASCII)
 _PROTOCOLS = ("tcp", "udp", "sctp")
 # An object of the listing, and all of one by kind and name.
 _Object = Mapping[str, Any]
@@ -154,6 +157,8 @@ def _conditional(name: str, mark: int, fields: Mapping[str, Any], family: str) -
     # What ends in * for nft ends in + for iptables.
     interface = fields.get("iifname", "")
     interface = f"{interface[:-1]}+" if interface.endswith("*") else interface
+    if not _INTERFACE.fullmatch(interface):
+        return None
     rule = MarkRule(name, mark, destination, fields["l4proto"], ports, source, interface)
     return rule if is_conditional(rule) else None
 

@@ -169,11 +169,13 @@ def _still_needed(sections: list[Section], table: str, own: set[str]) -> list[st
 
 
 def _fill(sections: list[Section], table: str, declared: list[str], rules: list[str]) -> list[Section]:
-    """Our lines in the last section of the table, the one that lasts; in a new one if there is none."""
+    """Our lines in the last section of the table, the one that lasts; in a new one if nothing is in any, or none is."""
     places = [place for place, (name, lines) in enumerate(sections) if name == table and lines]
     if not places:
-        before = [(name, _terminated(lines)) for name, lines in sections]
-        return [*before, (table, [f"*{table}\n", *declared, *rules, "COMMIT\n"])]
+        emptied = [place for place, (name, _lines) in enumerate(sections) if name == table]
+        place = emptied[-1] if emptied else len(sections)
+        before = [(name, _terminated(lines)) for name, lines in sections[:place]]
+        return [*before, (table, [f"*{table}\n", *declared, *rules, "COMMIT\n"]), *sections[place + 1 :]]
     lines = sections[places[-1]][1]
     if lines[-1].rstrip() != "COMMIT":
         raise ParseError(f"table {table} has no COMMIT, so iptables-restore would load nothing of it")

@@ -24,6 +24,8 @@ Entry = Tuple[Attributes, List[Attributes]]
 Message = Tuple[int, int, bytes]
 
 NLMSG_ERROR, NLMSG_DONE = 2, 3
+# Of linux/err.h: no error of the kernel has a larger number.
+_MAX_ERRNO = 4095
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
 GENL_ID_CTRL, CTRL_CMD_GETFAMILY = 0x10, 3
 CTRL_ATTR_FAMILY_ID, CTRL_ATTR_FAMILY_NAME = 1, 2
@@ -97,7 +99,10 @@ def error_code(body: bytes) -> int:
     """The errno of an NLMSG_ERROR message, 0 for an acknowledgement."""
     if len(body) < 4:
         raise ParseError("netlink: an error message without an error")
-    return -int(struct.unpack_from("=i", body)[0])
+    code = -int(struct.unpack_from("=i", body)[0])
+    if not 0 <= code <= _MAX_ERRNO:
+        raise ParseError(f"netlink: {code} is not the number of an error")
+    return code
 
 
 def generic_attributes(body: bytes) -> Attributes:

@@ -451,7 +451,9 @@ def _saved_seeds() -> tuple[bytes, ...]:
 def _listing_seeds() -> tuple[bytes, ...]:
     port = {"concat": ["192.0.2.1", "tcp", float("inf")]}
     infinite = {"nftables": [{"map": {"name": "exact", "elem": [[port, 1]]}}]}
-    return (*(as_json(listing).encode() for listing in (*LISTINGS, infinite)), b"[" * 3000, *_CHOICES)
+    texts = [as_json(listing) for listing in (*LISTINGS, infinite)]
+    odd_interface = texts[0].replace('"eth*"', '"eth\\n0"')
+    return (*map(str.encode, (*texts, odd_interface)), b"[" * 3000, *_CHOICES)
 
 
 def _netlink_seeds() -> tuple[bytes, ...]:

@@ -140,6 +140,13 @@ def test_a_block_that_lost_its_end(kind: str) -> None:
     assert merge(kind, f"A=1\n{BEGIN}B=1\n{END.strip()}", "C=1\n") == f"A=1\n{BEGIN}C=1\n{END}"
 
 
+def test_a_table_that_was_empty_stays_where_it_is() -> None:
+    text = "*mangle\nCOMMIT\n*filter\n-A INPUT -j X\nCOMMIT\n"
+    merged = merge(IPTABLES, text, MARKS)
+    assert merged == f"{merge(IPTABLES, '', MARKS)}*filter\n-A INPUT -j X\nCOMMIT\n"
+    assert merge(IPTABLES, merged, MARKS) == merged
+
+
 def test_thousands_of_blocks() -> None:
     assert merge("settings", f"{BEGIN}A=1\n{END}B=1\n" * 5000, "") == "B=1\n" * 5000
 

@@ -209,6 +209,8 @@ def test_attributes_of_any_bytes(data: bytes) -> None:
     "call",
     [
         lambda: wire.error_code(b"\0"),
+        lambda: wire.error_code(struct.pack("=i", -(2**31))),
+        lambda: wire.error_code(struct.pack("=i", 1)),
         lambda: wire.attributes(b"\x03\x00\x01\x00"),
         lambda: wire.attributes(b"\x08\x00\x01\x00"),
         lambda: wire.attributes(b"\x08\x00"),

@@ -63,7 +63,8 @@ def test_numbers_at_their_bounds_are_printed_back(router: Router) -> None:
 
 # -- what is refused ----------------------------------------------------------------------------------------------
 
-TEXTS = [value for value in HOSTILE if isinstance(value, str)]
+# A lone surrogate does not come as far as a module: Ansible itself refuses it.
+TEXTS = [value for value in HOSTILE if isinstance(value, str) and value != "\ud800"]
 TOOLS = (*PROGRAMS, "nft", "ip", "ipvsadm", "modprobe", "sysctl")
 # Module, option, what makes an item that has a value, and the name of the value.
 PLACES: list[tuple[str, str, Callable[..., Any], str]] = [
@@ -111,9 +112,7 @@ def test_hostile_values_reach_no_tool(watched: Router, tmp_path: Path, subtests:
 def test_hostile_text_elsewhere_reaches_no_tool(watched: Router, tmp_path: Path) -> None:
     """Where one value is the whole option, and in the commands of ip."""
     for text in TEXTS:
-        # Ansible itself cannot take a lone surrogate for a text.
-        if text != "\ud800":
-            assert refused(watched, tmp_path, "iptables_mark", rules=[mark()], chain=text)[0].startswith("chain: ")
+        assert refused(watched, tmp_path, "iptables_mark", rules=[mark()], chain=text)[0].startswith("chain: ")
     told = refused(watched, tmp_path, "iptables_mss", segments=dict.fromkeys(TEXTS, 1400))
     assert len(told) == len(TEXTS) and all(problem.startswith("segments[") for problem in told)
     told = refused(watched, tmp_path, "iptables_mss", segments={f"192.0.2.{n}": text for n, text in enumerate(TEXTS)})
