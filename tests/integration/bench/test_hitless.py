@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -263,14 +264,14 @@ def test_hitless(trial: Trial, tmp_path: Path, capsys: pytest.CaptureFixture[str
     breaks but those with it."""
     router = trial.router
     restart = restore_unit(router, tmp_path)
+
+    def run(services: Services, changed: bool) -> None:
+        assert router.run("lvs_service", services=services, diff=False)["changed"] is changed
+
     for slow in SPEEDS:
         for what, services in [*CHANGES, *(SLOW_CHANGES if slow else [])]:
-
-            def run(services: Services = services, changed: bool = what != "nothing") -> None:
-                assert router.run("lvs_service", services=services, diff=False)["changed"] is changed
-
             with trial.slowly(what) if slow else nullcontext():
-                trial.change(what, run)
+                trial.change(what, partial(run, services, what != "nothing"))
         before = ours(router)
         trial.change("restore unit restarted", restart)
         assert ours(router) == before
