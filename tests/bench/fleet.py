@@ -46,6 +46,7 @@ CONTROLLER = {
     "Work out what the services need of a router",
     "Check the virtual services and the variables",
     "Load the names of the distribution's packages and files",
+    "Compare the files for the next boot with the declared state",
 }
 RECAP = re.compile(r"^(\S+)\s+: ok=(\d+) +changed=(\d+) +unreachable=(\d+) +failed=(\d+) ", re.MULTILINE)
 
@@ -142,7 +143,7 @@ def done_tasks(output: str) -> set[str]:
     """The names of the tasks that some host has done and not skipped, without the role's name."""
     found = set()
     for name, lines in re.findall(r"^TASK \[(.*?)\] \**\n((?:.+\n)*)", output, re.MULTILINE):
-        if re.search(r"^(ok|changed): ", lines, re.MULTILINE):
+        if re.search(r"^(ok|changed|included): ", lines, re.MULTILINE):
             found.add(name.rpartition(" : ")[2].partition(" 'main'")[0])
     return found
 

@@ -20,6 +20,9 @@ TASK [lvs.fleet.lvs_router : Look at the router] *******************************
 skipping: [router1]
 ok: [router2]
 
+TASK [lvs.fleet.lvs_router : Compare the files] ********************************
+included: /collections/lvs/fleet/roles/lvs_router/tasks/persist.yml for router1, router2
+
 TASK [Report what does not fit together] ***************************************
 skipping: [router1]
 skipping: [router2]
@@ -31,7 +34,11 @@ router2                    : ok=2    changed=1    unreachable=0    failed=0    s
 
 
 def test_done_tasks_are_those_that_were_not_skipped_everywhere() -> None:
-    assert fleet.done_tasks(OUTPUT) == {"Validating arguments against arg spec", "Look at the router"}
+    assert fleet.done_tasks(OUTPUT) == {
+        "Validating arguments against arg spec",
+        "Look at the router",
+        "Compare the files",
+    }
 
 
 def test_recap() -> None:
