@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import packages
-from common import BUILD, LAB, LabError, last_lines, say
+from common import BUILD, LAB, LabError, last_lines, on_one_processor, say
 
 EXIT_TIMEOUT = 124
 EXIT_NO_BENCH = 125
@@ -79,7 +79,7 @@ def _run_on_uml(state: Path, memory: str, timeout: float | None) -> int:
         streams.append(((state / name).open("rb"), target))
     console = state / "console"
     words = [
-        *(*CONTAINED, "linux.uml", f"mem={memory}", "umid=bench", f"uml_dir={state}/"),
+        *(*on_one_processor(os.getpid()), *CONTAINED, "linux.uml", f"mem={memory}", "umid=bench", f"uml_dir={state}/"),
         *("root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw", "quiet", "random.trust_cpu=on"),
         *("con=null", "con0=null,fd:1", "ssl=null", f"init={LAB}/bench-uml.sh", "--", str(state)),
     ]

@@ -53,6 +53,16 @@ def run(*command: str | Path, env: dict[str, str] | None = None, cwd: Path | Non
     return result.stdout
 
 
+def on_one_processor(number: int) -> list[str]:
+    """The words that go before a user-mode-linux kernel, and keep it on one of the processors, by its number.
+
+    Such a kernel and the programs in it are processes that take turns, several for each system call and page fault.
+    One that wakes up on another processor has to wait for that one: each turn takes four times as long.
+    """
+    processors = sorted(os.sched_getaffinity(0))
+    return ["taskset", "--cpu-list", str(processors[number % len(processors)])]
+
+
 def make_disk(tree: Path, disk: Path, size: str) -> None:
     """Make a disk image that holds a tree of files."""
     run("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-d", tree, disk, size)

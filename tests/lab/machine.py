@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import network
-from common import BUILD, LAB, LabError, last_lines, run
+from common import BUILD, LAB, LabError, last_lines, on_one_processor, run
 from image import Image
 from kernel import Kernel
 from network import LAN, LAN_HOSTS, bare, inside, lan_addresses
@@ -63,6 +63,7 @@ class Machine:
     def _user_mode(self, image: Image, memory: str) -> list[str]:
         """Return the command line of a user-mode-linux machine."""
         return [
+            *on_one_processor(LAN_HOSTS[self.name]),
             *(str(LAB / "machine.sh"), f"mem={memory}", f"umid={self.name}", f"uml_dir={SOCKETS}/"),
             f"ubd0={self.folder}/disk.cow,{image.disk}",
             f"vec0:transport=tap,ifname={self.name},depth=64,gro=1,mac={self._mac}",
