@@ -64,6 +64,18 @@ TUNNEL_TYPES = ("ipip", "gue", "gre")
 TUNNEL_CHECKSUMS = ("nocsum", "csum", "remcsum")
 BUILTIN_CHAINS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 SCHEDULER_FLAGS = tuple(dict.fromkeys((*NAMED_FLAGS["sh"], *NAMED_FLAGS["mh"], *GENERIC_FLAGS)))
+TUNNEL_OPTIONS = ("tunnel_type", "tunnel_port", "tunnel_checksum")
+
+family_name = choice(FAMILIES)
+protocol_name = choice(PROTOCOLS)
+scheduler_flag = choice(SCHEDULER_FLAGS)
+persistence_timeout = integer(0, PERSISTENCE_MAX, "a persistence timeout in seconds")
+persistence_netmask = {family: netmask(family) for family in FAMILIES}
+persistence_engine = choice(PERSISTENCE_ENGINES)
+forward_method = choice(FORWARD_METHODS)
+tunnel_type = choice(TUNNEL_TYPES)
+tunnel_checksum = choice(TUNNEL_CHECKSUMS)
+helper_name = choice(HELPERS)
 
 
 # -- parts --------------------------------------------------------------------------------------------------------
@@ -72,7 +84,7 @@ SCHEDULER_FLAGS = tuple(dict.fromkeys((*NAMED_FLAGS["sh"], *NAMED_FLAGS["mh"], *
 def mark_rules(options: Options, label: str, mark: int, mask: int = FULL_MASK) -> list[MarkRule]:
     """The MARK rules of one traffic entry: one per destination, protocol, source, and 15 slots of ports."""
     destinations = options.many("destination", network, required=True)
-    protocols = options.many("protocol", choice(PROTOCOLS), required=True)
+    protocols = options.many("protocol", protocol_name, required=True)
     ports = split_ports(merge_ports(options.many("ports", port_range)))
     sources = options.many("source", network) or [""]
     in_interface = options.one("in_interface", interface, "")
@@ -102,13 +114,12 @@ def service_settings(options: Options) -> Callable[[ServiceId], VirtualService]:
     """The settings of a virtual service, to be given to its IPv4 and its IPv6 half."""
     algorithm = options.one("scheduler", scheduler, "wlc")
     flags = _scheduler_flags(options, algorithm)
-    seconds = integer(0, PERSISTENCE_MAX, "a persistence timeout in seconds")
-    timeout = options.one("persistence_timeout", seconds, 0)
+    timeout = options.one("persistence_timeout", persistence_timeout, 0)
     masks = {
-        IPV4: options.one("persistence_netmask", netmask(IPV4), FULL_NETMASK[IPV4]),
-        IPV6: options.one("persistence_netmask6", netmask(IPV6), FULL_NETMASK[IPV6]),
+        IPV4: options.one("persistence_netmask", persistence_netmask[IPV4], FULL_NETMASK[IPV4]),
+        IPV6: options.one("persistence_netmask6", persistence_netmask[IPV6], FULL_NETMASK[IPV6]),
     }
-    engine = options.one("persistence_engine", choice(PERSISTENCE_ENGINES), "")
+    engine = options.one("persistence_engine", persistence_engine, "")
     one_packet = options.one("one_packet", boolean, False)
 
     def service(service_id: ServiceId) -> VirtualService:
@@ -122,7 +133,7 @@ def service_settings(options: Options) -> Callable[[ServiceId], VirtualService]:
 def _scheduler_flags(options: Options, algorithm: str) -> tuple[str, ...]:
     """The flags in the order of their bits, under the names they have with this scheduler."""
     names = flag_names(algorithm)
-    given = options.many("scheduler_flags", choice(SCHEDULER_FLAGS), may_be_empty=True)
+    given = options.many("scheduler_flags", scheduler_flag, may_be_empty=True)
     for flag in given:
         if flag not in names and flag not in GENERIC_FLAGS:
             options.problem("scheduler_flags", f"{flag} is not a flag of scheduler {algorithm}")
@@ -133,7 +144,7 @@ def real_server(options: Options, default_method: str, default_port: int | None 
     """A real server; its port is an option only where there is a default for it. None without a valid address."""
     before = len(options.problems)
     address = options.one("address", unicast_address, "", required=True)
-    method = options.one("forward_method", choice(FORWARD_METHODS), default_method)
+    method = options.one("forward_method", forward_method, default_method)
     server = RealServer(
         address=address,
         port=0 if default_port is None else options.one("port", any_port, default_port),
@@ -152,15 +163,14 @@ def real_server(options: Options, default_method: str, default_port: int | None 
 
 def _tunnel(options: Options, method: str) -> dict[str, Any]:
     """The tunnel options, with what the kernel assumes where they are absent."""
-    kind = options.one("tunnel_type", choice(TUNNEL_TYPES), "")
-    tunnel_port = options.one("tunnel_port", port, 0)
-    checksum = options.one("tunnel_checksum", choice(TUNNEL_CHECKSUMS), "")
-    given = {"tunnel_type": kind, "tunnel_port": tunnel_port, "tunnel_checksum": checksum}
     if method != "tunnel":
-        for key in (key for key, value in given.items() if value):
-            options.problem(key, f"needs forward_method tunnel, not {method}")
+        for key in TUNNEL_OPTIONS:
+            if options.value(key) is not None:
+                options.problem(key, f"needs forward_method tunnel, not {method}")
         return {}
-    kind = kind or "ipip"
+    kind = options.one("tunnel_type", tunnel_type, "ipip")
+    tunnel_port = options.one("tunnel_port", port, 0)
+    checksum = options.one("tunnel_checksum", tunnel_checksum, "")
     if kind == "gue" and not tunnel_port:
         options.problem("tunnel_port", "is required for tunnel_type gue")
     if kind != "gue" and tunnel_port:
@@ -175,7 +185,7 @@ def _tunnel(options: Options, method: str) -> dict[str, Any]:
 
 def real_servers(options: Options, default_port: int | None = None) -> list[tuple[Options, RealServer]]:
     """The valid real servers of a service, each once, each with its options for problems found later."""
-    default_method = options.one("forward_method", choice(FORWARD_METHODS), "direct")
+    default_method = options.one("forward_method", forward_method, "direct")
     found: list[tuple[Options, RealServer]] = []
     seen: set[tuple[str, int]] = set()
     for item in options.mappings("real_servers"):
@@ -218,7 +228,7 @@ def virtual_service(options: Options, absent: bool) -> Declaration:
     families = sorted({rule.family for rule in rules})
     servers = real_servers(options)
     _check_families(servers, families)
-    helper = options.one("helper", choice(HELPERS), "")
+    helper = options.one("helper", helper_name, "")
     snat_rules: list[SnatRule] = []
     if helper and not absent:
         persistent = bool(service(ServiceId(IPV4)).persistence_timeout)
@@ -323,8 +333,8 @@ def ipvs_services(given: Any, path: str = "services", absent: bool = False) -> D
 def ipvs_service_id(options: Options) -> ServiceId | None:
     """Mark and family, or protocol, address and port."""
     mark = options.one("fwmark", fwmark, 0)
-    family = options.one("family", choice(FAMILIES), "")
-    protocol = options.one("protocol", choice(PROTOCOLS), "")
+    family = options.one("family", family_name, "")
+    protocol = options.one("protocol", protocol_name, "")
     address = options.one("address", unicast_address, "")
     by_address = [key for key in ("protocol", "address", "port") if options.value(key) is not None]
     if options.value("fwmark") is not None:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,7 +28,7 @@ def server(address: str = "10.0.0.11", **changes: Any) -> RealServer:
     "operation, words",
     [
         (IpvsOperation("A", PLAIN), "ipvsadm -A -f 80 -s wlc"),
-        (IpvsOperation("E", replace(PLAIN, scheduler="rr")), "ipvsadm -E -f 80 -s rr"),
+        (IpvsOperation("E", PLAIN._replace(scheduler="rr")), "ipvsadm -E -f 80 -s rr"),
         (IpvsOperation("D", PLAIN), "ipvsadm -D -f 80"),
         (IpvsOperation("A", Service(MARK6, "wrr", (), 1800, 64)), "ipvsadm -A -f 80 -6 -s wrr -p 1800 -M 64"),
         (IpvsOperation("A", Service(MARK6, "wrr", (), 1800, 128)), "ipvsadm -A -f 80 -6 -s wrr -p 1800"),

@@ -10,7 +10,6 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -66,10 +65,10 @@ REFUSALS = {
     "lower threshold above upper": (
         "a",
         KEPT,
-        replace(NOT_THERE, upper_threshold=1, lower_threshold=2),
+        NOT_THERE._replace(upper_threshold=1, lower_threshold=2),
         "the lower thr",
     ),
-    "the same in an edit": ("e", KEPT, replace(THERE, upper_threshold=1, lower_threshold=2), "the lower threshold"),
+    "the same in an edit": ("e", KEPT, THERE._replace(upper_threshold=1, lower_threshold=2), "the lower threshold"),
     "the other family, not by tunnel": (
         "a",
         KEPT,
@@ -80,14 +79,14 @@ REFUSALS = {
     "gue without a port": (
         "a",
         KEPT,
-        replace(NOT_THERE, forward_method="tunnel", **GUE),
+        NOT_THERE._replace(forward_method="tunnel", **GUE),
         "an address is not",
     ),
-    "unknown scheduler": ("A", replace(NOBODY, scheduler="nosuch"), None, "it has no scheduler nosuch"),
-    "unknown scheduler in an edit": ("E", replace(KEPT, scheduler="nosuch"), None, "it has no scheduler nosuch"),
+    "unknown scheduler": ("A", NOBODY._replace(scheduler="nosuch"), None, "it has no scheduler nosuch"),
+    "unknown scheduler in an edit": ("E", KEPT._replace(scheduler="nosuch"), None, "it has no scheduler nosuch"),
     "unknown engine": (
         "A",
-        replace(NOBODY, persistence_timeout=9, persistence_engine="nosuch"),
+        NOBODY._replace(persistence_timeout=9, persistence_engine="nosuch"),
         None,
         "no engine nosuch",
     ),
@@ -154,7 +153,7 @@ def test_refused_at_every_place(router: Router, refusal: str) -> None:
 
 MARK_CHAIN = ChainId("ipv4", "mangle", "PREROUTING", CHAIN)
 WRONG: dict[str, Operation] = {
-    "a server": IpvsOperation("a", KEPT, replace(NOT_THERE, lower_threshold=1)),
+    "a server": IpvsOperation("a", KEPT, NOT_THERE._replace(lower_threshold=1)),
     "a rule that is gone": ChainEdit(MARK_CHAIN, (f"-D {CHAIN} -s 203.0.113.77/32 -j RETURN",), Chain()),
 }
 
