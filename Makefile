@@ -80,7 +80,7 @@ soak: $(ready) ## random changes, accidents and failures on a real kernel, for M
 		tests/lab/lab bench -- python -m pytest -q -s tests/integration/bench/test_soak.py
 
 .PHONY: bench
-bench: $(ready) ## the product measured beside its peers, in 25 minutes (tests/bench/README.md)
+bench: $(ready) ## the product measured beside its peers, in 20 minutes (tests/bench/README.md)
 	$(step) bench $(as_root) tests/bench/run
 
 .PHONY: build

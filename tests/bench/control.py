@@ -24,7 +24,7 @@ from ansible_collections.lvs.fleet.tests.bench.measure import Comparison, printe
 TESTS = Path(__file__).resolve().parent.parent
 FOLDER = TESTS.parent / ".build/bench"
 SIZES = (100, 1000, 4000)
-REPETITIONS = {100: 2, 1000: 2, 4000: 1}
+REPETITIONS = {100: 3, 1000: 3, 4000: 2}
 MEMORY = "2G"
 MODULE = "lvs.fleet.lvs_service"
 

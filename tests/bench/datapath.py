@@ -30,7 +30,7 @@ from ansible_collections.lvs.fleet.tests.integration.conftest import VARIANTS, k
 from ansible_collections.lvs.fleet.tests.integration.harness import Namespace, Router, hide_run
 
 SIZES = (1, 100, 1000, 4000)
-REPETITIONS = 15
+REPETITIONS = 25
 SECONDS = 0.1
 PORTS: tuple[int | str, ...] = (80, 443)
 RANGES: tuple[int | str, ...] = ("80:89", "443:452")
