@@ -57,7 +57,7 @@ def on_one_processor(number: int) -> list[str]:
     """The words that go before a user-mode-linux kernel, and keep it on one of the processors, by its number.
 
     Such a kernel and the programs in it are processes that take turns, several for each system call and page fault.
-    One that wakes up on another processor has to wait for that one: each turn takes four times as long.
+    One that wakes up on another processor has to wait for that one: each turn takes five times as long.
     """
     processors = sorted(os.sched_getaffinity(0))
     return ["taskset", "--cpu-list", str(processors[number % len(processors)])]

@@ -194,6 +194,9 @@ SERVICES = [
     ([server(lower_threshold=5)], "services[0].real_servers[0].lower_threshold: 5 is above upper_threshold (0)"),
     ([server(tunnel_type="ipip")],
      "services[0].real_servers[0].tunnel_type: needs forward_method tunnel, not direct"),
+    ([server(tunnel_port=6080, tunnel_checksum="csum")],
+     "services[0].real_servers[0].tunnel_port: needs forward_method tunnel, not direct\n"
+     "services[0].real_servers[0].tunnel_checksum: needs forward_method tunnel, not direct"),
     ([tunnel(tunnel_type="vxlan")], "services[0].real_servers[0].tunnel_type: 'vxlan' is not one of ipip, gue, gre"),
     ([tunnel(tunnel_type="gue")], "services[0].real_servers[0].tunnel_port: is required for tunnel_type gue"),
     ([tunnel(tunnel_port=1)], "services[0].real_servers[0].tunnel_port: is for tunnel_type gue, not ipip"),
@@ -225,6 +228,7 @@ IPVS = [
     ([by_address(port=0)], "services[0].port: 0 stands for every port, and needs persistence_timeout"),
     ([by_address(one_packet=True)], "services[0].one_packet: is for udp, not tcp"),
     ([by_address(protocol="icmp")], "services[0].protocol: 'icmp' is not one of tcp, udp, sctp"),
+    ([by_address(address="::")], "services[0].address: '::' is not the address of one machine"),
     ([by_address(address="ff02::1")], "services[0].address: 'ff02::1' is not the address of one machine"),
     ([by_address(real_servers=[{"address": "2001:db8::1"}])],
      "services[0].real_servers[0].address: 2001:db8::1 is of the other family, which only a tunnel allows"),
