@@ -35,7 +35,7 @@ demo: $(ready) ## the product at work on a fleet of virtual routers
 
 .PHONY: test
 test: $(ready) ## all of the following up to molecule, the last one beside the others
-	$(step) test tests/tools/lanes 'lint sanity unit integration' molecule
+	$(step) test tests/tools/lanes 'lint build sanity unit integration' molecule
 
 .PHONY: lint
 lint: $(ready) ## style, types, shell, licence headers, sandboxes, documentation, changelog, execution environment
@@ -51,6 +51,10 @@ lint: $(ready) ## style, types, shell, licence headers, sandboxes, documentation
 		--plugin-docs --validate-collection-refs=all --check-extra-docs-refs --skip-rstcheck .
 	$(step) 'lint: execution environment' tests/tools/ee
 	$(step) 'lint: ansible-lint' ansible-lint --nocolor
+
+.PHONY: build
+build: $(ready) .build/importer ## the collection as .build/dist/*.tar.gz, installed, tried, and shown to Galaxy's importer
+	$(step) build python tests/tools/build.py
 
 .PHONY: sanity
 sanity: $(ready) ## ansible-test sanity, on every Python from 3.8 on that is here
@@ -83,10 +87,6 @@ soak: $(ready) ## random changes, accidents and failures on a real kernel, for M
 bench: $(ready) ## the product measured beside its peers, in 20 minutes (tests/bench/README.md)
 	$(step) bench $(as_root) tests/bench/run
 
-.PHONY: build
-build: $(ready) ## the collection as .build/dist/*.tar.gz, installed and tried
-	$(step) build python tests/tools/build.py
-
 .PHONY: venv
 venv: $(ready) ## only what the others need: .build/venv
 
@@ -98,6 +98,12 @@ pins: $(ready) ## tests/requirements.txt anew, from tests/requirements.in
 clean: ## end a running fleet and remove .build/
 	@test ! -d .build/lab || tests/lab/lab fleet down
 	@rm -rf .build 2>/dev/null || $(as_root) rm -rf .build
+
+# Apart from the other tools, because it takes older versions of what they need.
+.build/importer: tests/importer/requirements.txt | $(ready)
+	$(step) 'build: galaxy-importer' sh -c 'uv venv --quiet --clear $@ && \
+		UV_COMPILE_BYTECODE=1 uv pip install --quiet --python $@ --requirement $<'
+	@touch $@
 
 # Apart from the other tools, because nothing else needs it.
 .build/fuzzer: tests/fuzz/requirements.txt | $(ready)
