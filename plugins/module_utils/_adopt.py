@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
-from itertools import combinations
 from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 from ._errors import ValidationError
 from ._foreign import foreign_rules, strays
 from ._iptables import merge_ports
-from ._match import disjoint
 from ._model import (
     FAMILIES,
     FULL_MASK,
@@ -27,11 +25,14 @@ from ._model import (
     TableRule,
     family_of,
 )
+from ._overlaps import Overlaps
 from ._params import virtual_services
 from ._plan import chains_with, obstacles, refusals
 from ._report import expressible, own_rules, virtual_service
 
 Tables = Mapping[ChainId, Sequence[TableRule]]
+# The MARK rules in each hook, by their mark.
+ByHand = Mapping[ChainId, Mapping[int, Sequence[TableRule]]]
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,12 @@ def adoptable(
     """
     reasons = [*_left_out(state, services), *_unmarked(state, tables)]
     candidates: dict[int, Candidate] = {}
-    for mark in _marks_by_hand(state, tables):
+    by_hand = {key: _in_hook(key, tables) for key in tables}
+    taken_names = {rule.name for rule in own_rules(state)}
+    for mark in _marks_by_hand(state, by_hand):
         try:
-            found = _candidate(mark, state, tables, reasons)
+            name = f"fwmark-{mark}-by-hand" if f"fwmark-{mark}" in taken_names else f"fwmark-{mark}"
+            found = _candidate(mark, name, state, by_hand, reasons)
             candidates.update({mark: found} if found else {})
         except ValueError as error:
             reasons.append(f"mark {mark}: {error}")
@@ -61,11 +65,11 @@ def adoptable(
         before = [one.service for one in candidates.values() if not one.behind]
         wanted = [*before, *services, *(one.service for one in candidates.values() if one.behind)]
         chains = _with_strays(state, tables, wanted)
-        mark, why = _conflict(chains, state, wanted, set(candidates))
-        if not mark:
+        unfit = _conflicts(chains, state, wanted, set(candidates))
+        if not unfit:
             return wanted, [*reasons, *(why for key, chain in chains.items() for why in refusals(key, chain))]
-        del candidates[mark]
-        reasons.append(f"mark {mark}: {why}")
+        candidates = {mark: found for mark, found in candidates.items() if mark not in unfit}
+        reasons += [f"mark {mark}: {why}" for mark, why in unfit.items()]
 
 
 def _left_out(state: RouterState, services: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -83,24 +87,26 @@ def _unmarked(state: RouterState, tables: Tables) -> list[str]:
             for key in state.pools if key.fwmark and key not in given]  # fmt: skip
 
 
-def _marks_by_hand(state: RouterState, tables: Tables) -> list[int]:
+def _marks_by_hand(state: RouterState, by_hand: ByHand) -> list[int]:
     """The marks that rules in the hook give and that are not ours already, in their order."""
     own = {rule.mark for rule in own_rules(state)}
-    return list(dict.fromkeys(rule.seen.mark for key in tables for rule in _in_hook(key, tables)
-                              if rule.seen.mark not in own))  # fmt: skip
+    return list(dict.fromkeys(mark for marks in by_hand.values() for mark in marks if mark not in own))
 
 
-def _in_hook(key: ChainId, tables: Tables) -> list[TableRule]:
-    return [rule for rule in foreign_rules(tables[key], key) if rule.chain == key.hook and rule.marks]
+def _in_hook(key: ChainId, tables: Tables) -> dict[int, list[TableRule]]:
+    found: dict[int, list[TableRule]] = {}
+    for rule in foreign_rules(tables[key], key):
+        if rule.chain == key.hook and rule.marks:
+            found.setdefault(rule.seen.mark, []).append(rule)
+    return found
 
 
-def _candidate(mark: int, state: RouterState, tables: Tables, reasons: list[str]) -> Candidate | None:
+def _candidate(mark: int, name: str, state: RouterState, by_hand: ByHand, reasons: list[str]) -> Candidate | None:
     """The service of one mark, if there is one; reasons gets what stays. Raises ValueError if it is not declarable."""
     taken: list[MarkRule] = []
-    name = _name(mark, state)
     behind = False
-    for key in tables:
-        rules = [rule for rule in _in_hook(key, tables) if rule.seen.mark == mark]
+    for key, marks in by_hand.items():
+        rules = marks.get(mark, ())
         usable = [rule for rule in rules if rule.seen.mask == FULL_MASK and expressible(rule)]
         if rules and ServiceId(key.family, mark) not in state.pools:
             reasons.append(f"mark {mark}: there is no {key.family} service for it; its rules stay as they are")
@@ -114,11 +120,6 @@ def _candidate(mark: int, state: RouterState, tables: Tables, reasons: list[str]
         return None
     pools = [state.pools[ServiceId(family, mark)] for family in FAMILIES if any(r.family == family for r in taken)]
     return Candidate(_service(taken, pools), behind)
-
-
-def _name(mark: int, state: RouterState) -> str:
-    name = f"fwmark-{mark}"
-    return f"{name}-by-hand" if name in {rule.name for rule in own_rules(state)} else name
 
 
 def _merged(rules: Iterable[MarkRule], name: str) -> list[MarkRule]:
@@ -157,23 +158,37 @@ def _with_strays(state: RouterState, tables: Tables, wanted: Sequence[dict[str, 
     return chains_with(replace(state, chains=found), declared, None)
 
 
-def _conflict(
+def _conflicts(
     chains: Mapping[ChainId, Chain], state: RouterState, wanted: Sequence[dict[str, Any]], marks: set[int]
-) -> tuple[int, str]:
-    """A mark that cannot be adopted along with the others, and why; 0 if there is none."""
+) -> dict[int, str]:
+    """The marks that cannot be adopted along with the others, each with the reason; nothing if all can.
+
+    A mark that only one of these stands in the way of is not among them: once that one is gone, it may well fit. So
+    the question has to be asked again, but hardly ever as many times as there are marks.
+    """
     if not marks:
-        return 0, ""
+        return {}
+    unfit: dict[int, str] = {}
     for key, chain in chains.items():
-        for stray, why in obstacles(key, chain):
-            if stray.rule.mark in marks:
-                return stray.rule.mark, why
+        for stray, why, by in obstacles(key, chain):
+            if stray.rule.mark in marks and by not in unfit:
+                unfit.setdefault(stray.rule.mark, why)
+    return unfit or _out_of_order(chains, state, wanted, marks)
+
+
+def _out_of_order(
+    chains: Mapping[ChainId, Chain], state: RouterState, wanted: Sequence[dict[str, Any]], marks: set[int]
+) -> dict[int, str]:
+    """The marks whose rules would change places with those of another mark."""
+    unfit: dict[int, str] = {}
     order = {service["fwmark"]: place for place, service in enumerate(wanted)}
     for key, chain in chains.items():
         for first, second in _overlapping(state.chains[key], chain.strays):
-            if order.get(first, -1) > order.get(second, len(order)) and {first, second} & marks:
+            pair = {first, second}
+            if order.get(first, -1) > order.get(second, len(order)) and pair & marks and not pair & set(unfit):
                 mark, other = (second, first) if second in marks else (first, second)
-                return mark, f"services in a row cannot keep the order of its rules to those of mark {other}"
-    return 0, ""
+                unfit[mark] = f"services in a row cannot keep the order of its rules to those of mark {other}"
+    return unfit
 
 
 def _overlapping(chain: Chain, found: Sequence[Stray]) -> Iterator[tuple[int, int]]:
@@ -181,6 +196,8 @@ def _overlapping(chain: Chain, found: Sequence[Stray]) -> Iterator[tuple[int, in
     rules = [stray.rule for stray in found if not stray.behind]
     rules += [rule.meaning for rule in chain.rules if isinstance(rule.meaning, MarkRule)]
     rules += [stray.rule for stray in found if stray.behind]
-    for first, second in combinations(rules, 2):
-        if first.mark != second.mark and not disjoint(first, second):
-            yield first.mark, second.mark
+    near = Overlaps(rules)
+    for place, first in enumerate(rules):
+        for second in near.places(first):
+            if second > place and rules[second].mark != first.mark:
+                yield first.mark, rules[second].mark

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any, Iterable, Iterator, Mapping, Sequence
 
-from ._foreign import after_ours, by_chain, by_mark, foreign_rules, is_covered, mark_after, restores
+from ._foreign import after_ours, by_chain, by_mark, foreign_rules, is_covered, mark_after, overlaps_by_mark, restores
 from ._match import covered
 from ._model import EVERYWHERE, FULL_MASK, ChainId, MarkRule, TableRule
 
@@ -41,7 +41,7 @@ def rule_problems(rules: Sequence[TableRule], chain_id: ChainId, own: Sequence[M
             mark = mark_after(rule, mine)
             why = f"{where} makes the mark {mine.mark} of the same packets {mark}"
             yield {"kind": "overridden", "message": why, **subject, "mark": mark}
-    given = by_mark(own)
+    given = overlaps_by_mark(own)
     for rule in foreign_rules(rules, chain_id):
         if rule.chain == chain_id.hook and is_covered(rule, given):
             why = f"{rule.chain} rule {rule.position} ({rule.text}) does what rules of ours do; adopt takes it over"

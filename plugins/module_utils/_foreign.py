@@ -9,6 +9,7 @@ from typing import Iterable, Iterator, Mapping, Sequence
 
 from ._match import covered, disjoint
 from ._model import FULL_MASK, ChainId, MarkRule, Stray, TableRule
+from ._overlaps import Overlaps
 
 # Targets after which a packet goes on through the chain as it was, as far as marks and routing are concerned.
 _PASSIVE = ("", "AUDIT", "CHECKSUM", "DSCP", "ECN", "HL", "LOG", "NFLOG", "RATEEST", "TCPMSS", "TOS", "TRACE", "TTL")
@@ -32,15 +33,16 @@ def _is_jump(rule: TableRule, chain_id: ChainId) -> bool:
 def strays(rules: Iterable[TableRule], chain_id: ChainId, declared: Iterable[MarkRule]) -> tuple[Stray, ...]:
     """The MARK rules in the hook that do nothing but what declared ones do."""
     hook = [rule for rule in rules if rule.chain == chain_id.hook]
-    own = by_mark(rule for rule in declared if rule.family == chain_id.family)
+    own = overlaps_by_mark(rule for rule in declared if rule.family == chain_id.family)
     jumps = [rule.position for rule in hook if _is_jump(rule, chain_id)]
     taken = [rule for rule in hook if is_covered(rule, own)]
     # Where our jump is, or where it will be.
     place = jumps[-1] if jumps else max((rule.position for rule in taken), default=0)
     places = {rule.position for rule in taken}
     between = [rule for rule in hook if rule.position not in places and not _is_jump(rule, chain_id)]
+    near = Overlaps([rule.seen for rule in between])
     return tuple(
-        Stray(rule.text, rule.seen, rule.position, rule.position > place, _obstacle(rule, place, between))
+        Stray(rule.text, rule.seen, rule.position, rule.position > place, _obstacle(rule, place, between, near))
         for rule in taken
     )
 
@@ -53,19 +55,26 @@ def by_mark(rules: Iterable[MarkRule]) -> dict[tuple[int, int], list[MarkRule]]:
     return found
 
 
-def is_covered(rule: TableRule, declared: Mapping[tuple[int, int], Sequence[MarkRule]]) -> bool:
+def overlaps_by_mark(rules: Iterable[MarkRule]) -> dict[tuple[int, int], Overlaps]:
+    """The same, to look up the rules of a mark that may see a packet of another rule."""
+    return {gives: Overlaps(alike) for gives, alike in by_mark(rules).items()}
+
+
+def is_covered(rule: TableRule, declared: Mapping[tuple[int, int], Overlaps]) -> bool:
     """Whether declared rules, by what they give, give each packet of a rule the same mark."""
-    return rule.marks and rule.exact and covered(rule.seen, declared.get((rule.seen.mark, rule.seen.mask), ()))
+    same = declared.get((rule.seen.mark, rule.seen.mask)) if rule.marks and rule.exact else None
+    return same is not None and covered(rule.seen, same.rules(rule.seen))
 
 
 def _same_mark(one: MarkRule, other: MarkRule) -> bool:
     return (one.mark, one.mask) == (other.mark, other.mask)
 
 
-def _obstacle(stray: TableRule, place: int, hook: Iterable[TableRule]) -> str:
+def _obstacle(stray: TableRule, place: int, hook: Sequence[TableRule], near: Overlaps) -> str:
+    """The first of the rules in the hook that keeps a stray from its new place."""
     low, high = sorted((stray.position, place))
-    between = (rule for rule in hook if low < rule.position < high)
-    return next((rule.text for rule in between if matters(rule, stray.seen)), "")
+    seeing = (hook[index] for index in near.places(stray.seen))
+    return next((rule.text for rule in seeing if low < rule.position < high and matters(rule, stray.seen)), "")
 
 
 def matters(rule: TableRule, to: MarkRule) -> bool:
@@ -75,19 +84,22 @@ def matters(rule: TableRule, to: MarkRule) -> bool:
     return rule.target not in _PASSIVE or bool(rule.asks[1])
 
 
-def obstacle_in_chain(stray: Stray, rules: Sequence[TableRule]) -> str:
+def obstacle_in_chain(stray: Stray, rules: Sequence[TableRule], near: Overlaps) -> TableRule | None:
     """A rule of our own chain that keeps packets of a stray from the mark that it gives them now.
+
+    near: the traffic of the same rules.
 
     A rule that ends the chain must not come before ours. Another mark that comes after ours makes no difference to a
     rule before the jump, where it comes after that one, too.
     """
-    own = [rule.position for rule in rules if _same_mark(rule.seen, stray.rule) and not disjoint(rule.seen, stray.rule)]
-    for rule in rules:
+    seeing = [rules[index] for index in near.places(stray.rule)]
+    own = [rule.position for rule in seeing if _same_mark(rule.seen, stray.rule)]
+    for rule in seeing:
         ends = not rule.marks and rule.position < max(own)
         overrides = stray.behind and rule.position > min(own)
         if (ends or overrides) and matters(rule, stray.rule):
-            return rule.text
-    return ""
+            return rule
+    return None
 
 
 # -- what happens to packets after our rules ----------------------------------------------------------------------

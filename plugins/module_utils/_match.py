@@ -68,12 +68,13 @@ def _overlap(one: str, other: str) -> bool:
 
 
 def _contains(wide: str, narrow: str) -> bool:
-    (version, low, high), (inner_version, inner_low, inner_high) = _range(wide), _range(narrow)
+    (version, low, high), (inner_version, inner_low, inner_high) = address_range(wide), address_range(narrow)
     return version == inner_version and low <= inner_low and inner_high <= high
 
 
-@lru_cache(maxsize=4096)
-def _range(network: str) -> tuple[int, int, int]:
-    """Version, first and last address. A table may have thousands of rules, to be compared with each rule of ours."""
+# Without a limit: a table may hold more networks than any limit, and then each of them would be parsed again and again.
+@lru_cache(maxsize=None)
+def address_range(network: str) -> tuple[int, int, int]:
+    """Version, first and last address of a network."""
     parsed = ip_network(network)
     return (parsed.version, int(parsed.network_address), int(parsed.broadcast_address))

@@ -36,6 +36,7 @@ from ._model import (
     Stray,
     VirtualService,
 )
+from ._overlaps import Overlaps
 
 # -- what should be there -----------------------------------------------------------------------------------------
 
@@ -143,18 +144,22 @@ def _without_strays(chains: Mapping[ChainId, Chain]) -> dict[ChainId, Chain]:
 
 def refusals(chain_id: ChainId, chain: Chain) -> list[str]:
     where = f"{COMMAND[chain_id.family]} -t {chain_id.table}: {chain_id.hook}"
-    return [f"{where} {stray.text} cannot be adopted: {why}" for stray, why in obstacles(chain_id, chain)]
+    return [f"{where} {stray.text} cannot be adopted: {why}" for stray, why, _mark in obstacles(chain_id, chain)]
 
 
-def obstacles(chain_id: ChainId, chain: Chain) -> Iterator[tuple[Stray, str]]:
-    """The strays that must stay, each with the reason: another rule that it may be before or behind, but not both."""
+def obstacles(chain_id: ChainId, chain: Chain) -> Iterator[tuple[Stray, str, int]]:
+    """The strays that must stay, each with the reason: another rule that it may be before or behind, but not both.
+
+    Then the mark that this other rule gives if it is one of our chain, or 0.
+    """
     content = "".join(f"-A {chain_id.name} {rule.text}\n" for rule in chain.rules) if chain.strays else ""
     rules = parse_table(content, chain_id.family)
+    near = Overlaps([rule.seen for rule in rules])
     for stray in chain.strays:
-        inside = obstacle_in_chain(stray, rules)
+        inside = None if stray.obstacle else obstacle_in_chain(stray, rules, near)
+        which = f"{chain_id.name} {inside.text}" if inside else f"{chain_id.hook} {stray.obstacle}"
         if stray.obstacle or inside:
-            which = f"{chain_id.hook} {stray.obstacle}" if stray.obstacle else f"{chain_id.name} {inside}"
-            yield stray, f"{which} may see the same packets, and the order counts"
+            yield stray, f"{which} may see the same packets, and the order counts", inside.seen.mark if inside else 0
 
 
 def _merged(

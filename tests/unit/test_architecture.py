@@ -35,8 +35,8 @@ PURE_LIBRARY = {
 }  # fmt: skip
 PURE = {
     "_adopt", "_conflicts", "_errors", "_foreign", "_ip", "_ip_words", "_iptables", "_ipvsadm", "_match", "_model",
-    "_markmap", "_mss", "_nft_listing", "_nftables", "_options", "_params", "_parts", "_plan", "_real_server",
-    "_report", "_wire",
+    "_markmap", "_mss", "_nft_listing", "_nftables", "_options", "_overlaps", "_params", "_parts", "_plan",
+    "_real_server", "_report", "_wire",
 }  # fmt: skip
 SOCKET_CONSTANTS = {"AF_INET", "AF_INET6", "IPPROTO_TCP", "IPPROTO_UDP", "inet_ntop", "inet_pton"}
 
