@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from ipaddress import ip_network
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
@@ -35,8 +36,6 @@ from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_s
 from ansible_collections.lvs.fleet.plugins.module_utils._plan import declared_rules
 from ansible_collections.lvs.fleet.plugins.module_utils._real_server import machine, needs
 
-# Every destination of every traffic entry, be it a list or a single one.
-_DESTINATIONS = "[].traffic[].[destination][][]"
 # ip knows the family of a rule or a route only where it is told, or where there is an address in it.
 IP_FAMILY = {IPV4: "", IPV6: "-6 "}
 
@@ -74,13 +73,12 @@ def masqueraded(services: Any) -> list[str]:
 
 def vips(services: Any) -> list[str]:
     """The single addresses among the destinations, each once, with its prefix."""
-    _declared(services)
-    return _vips(services)
+    return _vips(_declared(services))
 
 
 def vip_commands(services: Any, interface: str = "", table: int = 0) -> list[str]:
     """What lets the packets of the services in, as commands of ip: addresses, rules that deliver by mark, or both."""
-    return _vip_commands(_declared(services), _vips(services) if interface else [], interface, table)
+    return _vip_commands(_declared(services), interface, table)
 
 
 def router(
@@ -95,7 +93,6 @@ def router(
         declared = replace(virtual_services(services, path), marking=marking)
     except ValidationError as error:
         return {"problems": list(error.problems)}
-    addresses = _vips(services) if vip_interface else []
     return {
         "problems": [],
         "kernel_modules": _kernel_modules(declared),
@@ -103,7 +100,7 @@ def router(
         "marks": {family: _marks(declared, family) for family in FAMILIES},
         "nftables_marks": _nftables_marks(declared),
         "ipvs_rules": _ipvs_rules(declared),
-        "vip_commands": _vip_commands(declared, addresses, vip_interface, vip_table),
+        "vip_commands": _vip_commands(declared, vip_interface, vip_table),
     }
 
 
@@ -164,17 +161,14 @@ def _masqueraded(declared: Declaration) -> list[str]:
     return sorted({family_of(server.address) for server in servers if server.forward_method == "masquerade"})
 
 
-def _vips(services: Any) -> list[str]:
-    try:
-        import jmespath
-        from netaddr import IPNetwork
-    except ImportError as error:
-        raise AnsibleFilterError(f"lvs.fleet.vips needs jmespath and netaddr on the controller: {error}") from error
-    networks = {IPNetwork(destination) for destination in jmespath.search(_DESTINATIONS, services) or []}
-    return [str(network) for network in sorted(networks) if network.size == 1]
+def _vips(declared: Declaration) -> list[str]:
+    networks = {ip_network(rule.destination) for rule in declared.rules}
+    single = [network for network in networks if network.num_addresses == 1]
+    return [str(network) for network in sorted(single, key=lambda network: (network.version, network.network_address))]
 
 
-def _vip_commands(declared: Declaration, addresses: Sequence[str], interface: str, table: int) -> list[str]:
+def _vip_commands(declared: Declaration, interface: str, table: int) -> list[str]:
+    addresses = _vips(declared) if interface else []
     pools = sorted(declared.pools, key=lambda key: (key.family, key.fwmark)) if table else []
     families = sorted({key.family for key in pools})
     # A deprecated address is never the source of what the router sends by itself, such as the packets of a tunnel: a

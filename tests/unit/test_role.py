@@ -1,7 +1,7 @@
 # Copyright: lvs.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the roles and the README say of themselves in two places must be the same in both."""
+"""What the roles say of themselves in two places must be the same in both."""
 
 from __future__ import annotations
 
@@ -112,13 +112,6 @@ def test_every_family_defines_the_same() -> None:
 def test_package_names_are_known(family: str) -> None:
     packages = load(ROLE / f"vars/{family}.yml")["__lvs_router_packages"]
     assert "ipvsadm" in packages and any(name.startswith("iptables") for name in packages)
-
-
-def test_the_readme_shows_what_the_demo_runs() -> None:
-    shown = re.search(r"```yaml\n(.*?)```", (TOP / "README.md").read_text(), re.DOTALL)
-    assert shown
-    demo = (TOP / "tests/demo/inventory/group_vars/lvs_routers.yml").read_text()
-    assert shown[1] == demo.partition("---\n")[2]
 
 
 def test_the_action_group_holds_every_module() -> None:
