@@ -41,14 +41,21 @@ class Options:
         self.problems.append(f"{self.path}{'.' if key else ''}{key}: {why}")
 
     def value(self, key: str) -> Any:
+        """The value as it was given, None where the key is absent.
+
+        A key without a value is null in YAML. To take that for "not said" would make an empty list of ports every port.
+        """
+        value = self._given.get(key)
+        if value is None and key in self._given and key not in self._taken:
+            self.problem(key, "is null; give it a value or leave the key out")
         self._taken.add(key)
-        return self._given.get(key)
+        return value
 
     def one(self, key: str, parse: Callable[[Any], T], default: T, required: bool = False) -> T:
         """A single value; the default where it is absent or wrong."""
         value = self.value(key)
         if value is None:
-            if required:
+            if required and key not in self._given:
                 self.problem(key, "is required")
             return default
         try:
@@ -64,7 +71,7 @@ class Options:
         """
         value = self.value(key)
         if value is None:
-            if required:
+            if required and key not in self._given:
                 self.problem(key, "is required")
             return []
         if value in ("", [], ()) and not may_be_empty:
@@ -79,9 +86,11 @@ class Options:
                 self.problem(f"{key}[{place}]" if isinstance(value, (list, tuple)) else key, str(error))
         return found
 
-    def mappings(self, key: str) -> list[Options]:
+    def mappings(self, key: str, required: bool = False) -> list[Options]:
         """A list of mappings, each to be read by itself."""
         value = self.value(key)
+        if required and (key not in self._given or value in ([], ())):
+            self.problem(key, "needs at least one entry")
         if value is None:
             return []
         return mappings(value, f"{self.path}.{key}", self.problems)

@@ -4,7 +4,8 @@
 """From what a user wrote to what it declares. PRIVATE to the collection. Pure.
 
 Everything that is wrong is found in one go, each problem with the path of its item: services[1].traffic[0].ports[2].
-The input may come straight from YAML or have passed Ansible's argument spec, which fills absent options with None.
+The modules' argument specs do not name the options of items: Ansible would fill absent ones with None, and then nobody
+could tell them from those that are null.
 """
 
 from __future__ import annotations
@@ -217,11 +218,8 @@ def virtual_services(given: Any, path: str = "services", absent: bool = False) -
 def virtual_service(options: Options, absent: bool) -> Declaration:
     label = options.one("name", name, "", required=True)
     mark = options.one("fwmark", fwmark, 0, required=True)
-    traffic = options.mappings("traffic")
-    if not traffic and not absent:
-        options.problem("traffic", "needs at least one entry")
     rules: list[MarkRule] = []
-    for entry in traffic:
+    for entry in options.mappings("traffic", required=not absent):
         rules += mark_rules(entry, label, mark)
         entry.done()
     service = service_settings(options)

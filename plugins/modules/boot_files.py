@@ -33,8 +33,8 @@ options:
         type: path
         required: true
       content:
-        description: What it holds, or our part of it. An empty part is taken out.
-        type: str
+        description: The text that it holds, or our part of it. An empty part is taken out.
+        type: raw
         required: true
       mode:
         description:
@@ -178,6 +178,8 @@ def file_problems(file: dict[str, Any]) -> list[str]:
         problems.append(f"path: {path_problem(file['path'])}")
     if not re.fullmatch(r"0?[0-7]{3}", file["mode"], re.ASCII):
         problems.append(f"mode: {show(file['mode'])} is not an octal mode such as '0600'")
+    if not isinstance(file["content"], str):
+        return [*problems, f"content: {show(file['content'])} is not a text"]
     if not is_text(file["content"]):
         problems.append("content: has characters that no file can hold")
     try:
@@ -300,7 +302,8 @@ def main() -> None:
                 "required": True,
                 "options": {
                     "path": {"type": "path", "required": True},
-                    "content": {"type": "str", "required": True},
+                    # Not str, which makes an empty text of null: that would empty a file, or take our part out of it.
+                    "content": {"type": "raw", "required": True},
                     "mode": {"type": "str", "default": "0600"},
                     "part": {"type": "str", "choices": list(parts.KINDS)},
                 },

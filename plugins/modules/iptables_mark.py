@@ -25,6 +25,7 @@ options:
     description:
       - The rules, in their order; a later one overrides an earlier one that matches the same packet.
       - Several items may have the same name. Together they are all the rules of that name.
+      - A key without a value, which is null in YAML, is an error at any depth. Leave such a key out.
     type: list
     elements: dict
     required: true

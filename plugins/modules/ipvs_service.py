@@ -24,6 +24,7 @@ options:
     description:
       - The virtual services. What identifies one is O(services[].fwmark) with O(services[].family), or
         O(services[].protocol), O(services[].address) and O(services[].port).
+      - A key without a value, which is null in YAML, is an error at any depth. Leave such a key out.
     type: list
     elements: dict
     required: true
@@ -108,7 +109,11 @@ options:
               - With a mark it is V(0), the port that the client asked for, and anything else does harm.
             type: int
           weight:
-            description: Its share, 0 to 65535. With V(0) it gets no new connections and keeps those it has.
+            description:
+              - Its share, 0 to 65535. With V(0) it keeps its connections, and new clients go to other real servers.
+              - A persistent client stays. Its new connections go to the real server with V(0), too, for as long as the
+                client comes back in time. C(net.ipv4.vs.expire_quiescent_template=1) sends them elsewhere.
+              - The schedulers V(dh), and V(sh) and V(mh) without their fallback flag, refuse some clients then.
             type: int
             default: 1
           forward_method:

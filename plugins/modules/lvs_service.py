@@ -27,6 +27,7 @@ options:
   services:
     description:
       - The virtual services, whole, one after the other. Real servers that are not listed are removed from a service.
+      - A key without a value, which is null in YAML, is an error at any depth. Leave such a key out.
       - Where two services match the same packet, the mark of the later one counts.
     type: list
     elements: dict
@@ -144,7 +145,11 @@ options:
             type: str
             required: true
           weight:
-            description: Its share, 0 to 65535. With V(0) it gets no new connections and keeps those it has.
+            description:
+              - Its share, 0 to 65535. With V(0) it keeps its connections, and new clients go to other real servers.
+              - A persistent client stays. Its new connections go to the real server with V(0), too, for as long as the
+                client comes back in time. C(net.ipv4.vs.expire_quiescent_template=1) sends them elsewhere.
+              - The schedulers V(dh), and V(sh) and V(mh) without their fallback flag, refuse some clients then.
             type: int
             default: 1
           forward_method:

@@ -15,6 +15,8 @@ import pytest
 from ansible_collections.lvs.fleet.plugins.module_utils import _host as host
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError, ValidationError
 from ansible_collections.lvs.fleet.plugins.modules import boot_files
+from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel
+from ansible_collections.lvs.fleet.tests.unit.running import run_module
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +127,13 @@ def test_all_problems_at_once() -> None:
         "enabled_units[0]: '../x.service' is not the name of a unit",
         "disabled_units[0]: 'y' is not the name of a unit",
     )
+
+
+@pytest.mark.parametrize("part", [{}, {"part": "iptables"}])
+def test_no_content_is_not_an_empty_one(part: dict[str, str]) -> None:
+    """A template that comes out as null would empty the file, or take our part out of it."""
+    answer = run_module(boot_files, FakeKernel(), files=[{"path": "/etc/lvs/marks.v4", "content": None, **part}])
+    assert answer["failed"] and answer["msg"] == "files[0].content: None is not a text"
 
 
 def test_files_that_cannot_take_our_part(tmp_path: Path) -> None:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import ast
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,27 +19,31 @@ from ansible_collections.lvs.fleet.plugins.module_utils import _options, _params
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import ValidationError
 from ansible_collections.lvs.fleet.plugins.module_utils._iptables import chain_rule, parse_rule
 from ansible_collections.lvs.fleet.plugins.module_utils._model import FAMILIES, Declaration, ServiceId
+from ansible_collections.lvs.fleet.plugins.modules import iptables_mark, ipvs_service, lvs_service
 from ansible_collections.lvs.fleet.tests.fuzz.hostile import DEEP, HOSTILE, PLAIN
-from ansible_collections.lvs.fleet.tests.unit.strategies import declared_services
 
 GIVEN = {"services": _params.virtual_services, "rules": _params.marks, "ipvs": _params.ipvs_services}
 
 
+def having(given: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """The options with some changed; None takes one away."""
+    return {key: value for key, value in {**given, **changes}.items() if value is not None}
+
+
 def web(**changes: Any) -> dict[str, Any]:
-    """A virtual service; None takes an option away."""
+    """A virtual service."""
     given = {
         "name": "web",
         "fwmark": 80,
         "traffic": [{"destination": ["192.0.2.10"], "protocol": "tcp", "ports": [80, 443]}],
         "real_servers": [{"address": "10.0.0.1"}],
-        **changes,
     }
-    return {key: value for key, value in given.items() if value is not None}
+    return having(given, **changes)
 
 
 def to(**changes: Any) -> dict[str, Any]:
     """A virtual service with other traffic."""
-    return web(traffic=[{"destination": "192.0.2.10", "protocol": "tcp", **changes}])
+    return web(traffic=[having({"destination": "192.0.2.10", "protocol": "tcp"}, **changes)])
 
 
 def alone(**changes: Any) -> dict[str, Any]:
@@ -46,16 +52,15 @@ def alone(**changes: Any) -> dict[str, Any]:
 
 
 def server(**changes: Any) -> dict[str, Any]:
-    return web(real_servers=[{"address": "10.0.0.1", **changes}])
+    return web(real_servers=[having({"address": "10.0.0.1"}, **changes)])
 
 
 def rule(**changes: Any) -> dict[str, Any]:
-    return {"name": "web", "mark": 80, "destination": "192.0.2.10", "protocol": "tcp", **changes}
+    return having({"name": "web", "mark": 80, "destination": "192.0.2.10", "protocol": "tcp"}, **changes)
 
 
 def by_address(**changes: Any) -> dict[str, Any]:
-    given = {"protocol": "tcp", "address": "192.0.2.10", "port": 80, **changes}
-    return {key: value for key, value in given.items() if value is not None}
+    return having({"protocol": "tcp", "address": "192.0.2.10", "port": 80}, **changes)
 
 
 def ftp(persistence_timeout: Any = 300, **traffic: Any) -> dict[str, Any]:
@@ -91,6 +96,7 @@ SERVICES = [
      "services[0].fwmark: something too large to show (int) is not a firewall mark (1-2147483647)"),
     ([{**web(), 10**5000: 1}], "services[0].something too large to show (int): is not an option"),
     ([web(fwmrak=1)], "services[0].fwmrak: is not an option"),
+    ([{**web(), "helper": None}], "services[0].helper: is null; give it a value or leave the key out"),
     ([{**web(), 7: 1}], "services[0].7: is not an option"),
     ([{**web(), "a\nb": 1}], r"services[0].'a\nb': is not an option"),
     ([web(real_servers="10.0.0.1")], "services[0].real_servers: '10.0.0.1' is not a list"),
@@ -505,7 +511,7 @@ def test_a_service_in_two_families() -> None:
     [
         ("services", {"name": "web", "fwmark": 80}, (("web",), tuple(ServiceId(family, 80) for family in FAMILIES))),
         ("rules", {"name": "web"}, (("web",), ())),
-        ("rules", {"name": "web", "ports": [80], "protocol": None}, (("web",), ())),
+        ("rules", {"name": "web", "ports": [80], "source": "x"}, (("web",), ())),
         ("ipvs", {"fwmark": 80, "family": "ipv6"}, ((), (ServiceId("ipv6", 80),))),
         ("ipvs", by_address(port=0), ((), (ServiceId("ipv4", 0, "tcp", "192.0.2.10", 0),))),
     ],
@@ -530,7 +536,7 @@ PLACES = [
     ("forward_method",), ("real_servers", 0, "address"), ("real_servers", 0, "weight"),
     ("real_servers", 0, "upper_threshold"), ("real_servers", 0, "tunnel_port"),
 ]  # fmt: skip
-NOTHING = (None, [], ())
+NOTHING = ([], ())
 
 
 def placed(path: tuple[Any, ...], value: Any) -> dict[str, Any]:
@@ -564,8 +570,41 @@ def test_what_passes_is_plain(path: tuple[Any, ...], value: Any) -> None:
         assert parse_rule(written.text, found.family) == written
 
 
-@given(declared_services())
-def test_options_filled_with_none_mean_the_same(given: list[dict[str, Any]]) -> None:
-    keys = ("persistence_engine", "forward_method", "persistence_netmask", "one_packet")
-    filled = [{**dict.fromkeys(keys), **item} for item in given]
-    assert _params.virtual_services(filled) == _params.virtual_services(given)
+# -- null ---------------------------------------------------------------------------------------------------------
+
+DOCUMENTED = {
+    "services": (lvs_service, "services"),
+    "rules": (iptables_mark, "rules"),
+    "ipvs": (ipvs_service, "services"),
+}
+NULL = "is null; give it a value or leave the key out"
+
+
+def documented(suboptions: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The keys of an item that a module documents, each with the keys of the lists that it is in."""
+    for key, told in suboptions.items():
+        yield (*above, key)
+        yield from documented(told.get("suboptions", {}), (*above, key))
+
+
+@pytest.mark.parametrize("absent", [False, True])
+@pytest.mark.parametrize("kind", GIVEN)
+def test_null_means_not_said_nowhere(kind: str, absent: bool) -> None:
+    """ports: without a value would be every port, ssh of the virtual address included."""
+    module, option = DOCUMENTED[kind]
+    keys = list(documented(yaml.safe_load(module.DOCUMENTATION)["options"][option]["suboptions"]))
+    assert len(keys) >= 8
+    for above, key in ((key[:-1], key[-1]) for key in keys):
+        item = inside = {"services": web, "rules": rule, "ipvs": by_address}[kind]()
+        for step in above:
+            [inside] = inside.setdefault(step, [{"address": "10.0.0.1"}])
+        inside[key] = None
+        path = "".join(f".{step}[0]" for step in above) + f".{key}"
+        assert problems(kind, [item], absent).count(f"{option}[0]{path}: {NULL}") == 1, (above, key)
+
+
+@pytest.mark.parametrize(
+    "given, what", [(None, "services"), ([None], "services[0]"), ([to(ports=[80, None])], "ports[1]")]
+)
+def test_null_is_no_list_no_item_and_no_port(given: Any, what: str) -> None:
+    assert f"{what}: None is not" in problems("services", given)[0]
