@@ -9,6 +9,7 @@ import select
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -125,6 +126,21 @@ def test_masquerade(site: Quiet, family: int) -> None:
         assert all(server["connections"] and server["in_packets"] for server in servers)
         assert [server["active_connections"] for server in servers if server["active_connections"]] == [1]
     assert not router.run("lvs_service", services=[web(0)])["changed"]
+
+
+def test_weight_0_keeps_persistent_clients(site: Quiet) -> None:
+    """As the docs of weight say: only a setting of the kernel takes them away from a real server with weight 0."""
+    router, client, new = site.router, *CLIENTS[:2]
+    router.run("lvs_service", services=[web(300)])
+    met = site.serve(socket.AF_INET, client, 80)
+    declared = web(300)
+    for server in declared["real_servers"]:
+        server["weight"] = int(server["address"] != SERVER[socket.AF_INET].format(met))
+    router.run("lvs_service", services=[declared])
+    assert [site.serve(socket.AF_INET, client, port) for port in PORTS] == [met, met]
+    assert site.serve(socket.AF_INET, new, 80) != met
+    Path("/proc/sys/net/ipv4/vs/expire_quiescent_template").write_text("1")
+    assert site.serve(socket.AF_INET, client, 80) != met
 
 
 @pytest.mark.parametrize("family", VIRTUAL, ids=lambda family: family.name)
