@@ -66,8 +66,8 @@ unit: $(ready) ## the pure core and the modules on a fake kernel
 
 .PHONY: integration
 integration: $(ready) ## the modules on a real kernel with IPVS
-	$(step) 'integration: IPVS' tests/lab/lab bench -- python -m pytest -q tests/integration/bench
 	@tests/tools/need iptables nftables >/dev/null
+	$(step) 'integration: IPVS' tests/lab/lab bench -- python -m pytest -q tests/integration/bench
 	$(step) 'integration: marks, on the own kernel' $(as_root) python -m pytest -q tests/integration/marks
 
 .PHONY: molecule

@@ -147,6 +147,7 @@ class Trial:
         self.windows: list[tuple[str, float, float]] = []
         # Clients, by address and port, whose connection was with the guest when it was removed.
         self.gone: set[tuple[str, int]] = set()
+        self.failures: list[str] = []
 
     def change(self, what: str, make: Callable[[], None]) -> None:
         """Make a change and see what the open connections think of it, during it and afterwards."""
@@ -197,6 +198,8 @@ class Trial:
                 row = self.rows.setdefault(met[0] if met else "(between changes)", Row())
                 row.gone += request.source in self.gone
                 row.failed += request.source not in self.gone
+                said = f"{request.place} after {request.end - request.begin:.1f} s: {request.wrong}"
+                self.failures += [] if request.source in self.gone else [f"{', '.join(met)}: {said}"]
 
     def table(self) -> str:
         columns = ("change", "times", "requests", "failed", "gone", "used", "broken", "cut")
@@ -280,6 +283,7 @@ def test_hitless(trial: Trial, tmp_path: Path, capsys: pytest.CaptureFixture[str
     with capsys.disabled():
         print(trial.table())
     rows = trial.rows
+    assert trial.failures == []
     assert {what: row for what, row in rows.items() if row.failed or row.broken} == {}
     assert all(row.gone == 0 for what, row in rows.items() if what != "server removed")
     assert all(row.requests >= len(PLACES) and row.times for row in rows.values())
