@@ -12,6 +12,17 @@ from ipaddress import ip_address, ip_network
 from typing import Any, Callable, Sequence, TypeVar
 
 from ._model import FULL_NETMASK, IPV4, PortRange
+from ._suggestions import (
+    Hint,
+    as_address,
+    as_list,
+    as_port,
+    as_prefix_length,
+    as_text,
+    did_you_mean,
+    no_hint,
+    unknown_option,
+)
 
 T = TypeVar("T")
 
@@ -19,23 +30,22 @@ FWMARK_MAX = 2**31 - 1
 THRESHOLD_MAX = 2**31 - 1
 _TRUE = ("true", "yes", "on", "1", "y", "t")
 _FALSE = ("false", "no", "off", "0", "n", "f")
+_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
 _SHOWN = 80
 # 0.0.0.0, 255.255.255.255 and ::
 _NOT_ONE_MACHINE = (b"\x00" * 4, b"\xff" * 4, b"\x00" * 16)
+# How ::ffff:192.0.2.1 begins. Sockets have such addresses, packets never, and IPVS refuses them.
+_MAPPED = b"\x00" * 10 + b"\xff" * 2
 
 
 class Options:
     """The options of one mapping, taken one by one. What is wrong with one is noted, and the reading goes on."""
 
-    def __init__(self, given: Any, path: str, problems: list[str]) -> None:
+    def __init__(self, given: Mapping[str, Any], path: str, problems: list[str]) -> None:
         self.path = path
         self.problems = problems
-        self._given: Mapping[str, Any] = {}
+        self._given = given
         self._taken: set[str] = set()
-        if isinstance(given, Mapping):
-            self._given = given
-        else:
-            self.problem("", f"{show(given)} is not a mapping of options")
 
     def problem(self, key: str, why: str) -> None:
         self.problems.append(f"{self.path}{'.' if key else ''}{key}: {why}")
@@ -83,31 +93,49 @@ class Options:
             try:
                 found.append(parse(item))
             except ValueError as error:
-                self.problem(f"{key}[{place}]" if isinstance(value, (list, tuple)) else key, str(error))
+                item_key = f"{key}[{place}]" if isinstance(value, (list, tuple)) else key
+                self.problem(item_key, f"{error}{as_list(item, parse)}")
         return found
 
-    def mappings(self, key: str, required: bool = False) -> list[Options]:
-        """A list of mappings, each to be read by itself."""
+    def mappings(self, key: str, first: str, required: bool = False) -> list[Options]:
+        """A list of mappings, each to be read by itself. first: the option that a text in its place is meant for."""
         value = self.value(key)
         if required and (key not in self._given or value in ([], ())):
             self.problem(key, "needs at least one entry")
         if value is None:
             return []
-        return mappings(value, f"{self.path}.{key}", self.problems)
+        return mappings(value, f"{self.path}.{key}", self.problems, first)
 
     def done(self) -> None:
         """Note every option that nobody asked for. Call it when all others were taken."""
         for key in self._given:
             if key not in self._taken:
                 plain = isinstance(key, str) and re.fullmatch(r"\w{1,64}", key, re.ASCII)
-                self.problem(key if plain else show(key), "is not an option")
+                self.problem(key if plain else show(key), f"is not an option{unknown_option(key, self._taken)}")
 
 
-def mappings(value: Any, path: str, problems: list[str]) -> list[Options]:
+def mappings(value: Any, path: str, problems: list[str], first: str = "") -> list[Options]:
+    """The items of a list that are mappings; their paths show their names. What is none is noted, and left out."""
     if not isinstance(value, (list, tuple)):
-        problems.append(f"{path}: {show(value)} is not a list")
+        hint = "; write a '-' before each item" if isinstance(value, Mapping) else ""
+        if first and isinstance(value, str):
+            hint = f"; write [{{{first}: {show(value)}}}]"
+        problems.append(f"{path}: {show(value)} is not a list{hint}")
         return []
-    return [Options(item, f"{path}[{place}]", problems) for place, item in enumerate(value)]
+    found = []
+    for place, item in enumerate(value):
+        if isinstance(item, Mapping):
+            found.append(Options(item, f"{path}[{place}]{_called(item)}", problems))
+        else:
+            hint = f"; write {{{first}: {show(item)}}}" if first and isinstance(item, str) else ""
+            problems.append(f"{path}[{place}]: {show(item)} is not a mapping of options{hint}")
+    return found
+
+
+def _called(item: Mapping[str, Any]) -> str:
+    """The name of an item, for its path; nothing if it has none that is valid."""
+    given = item.get("name")
+    return f" ({given})" if isinstance(given, str) and re.fullmatch(_NAME, given, re.ASCII) else ""
 
 
 def show(value: Any) -> str:
@@ -139,13 +167,13 @@ def is_text(value: str) -> bool:
 # -- single values: canonical, or ValueError with the reason ------------------------------------------------------
 
 
-def integer(low: int, high: int, what: str) -> Callable[[Any], int]:
+def integer(low: int, high: int, what: str, hint: Hint = no_hint) -> Callable[[Any], int]:
     """A parser for whole numbers from low to high, called what in its message."""
 
     def parse(value: Any) -> int:
         number = _number(value)
         if number is None or not low <= number <= high:
-            raise ValueError(f"{show(value)} is not {what} ({low}-{high})")
+            raise ValueError(f"{show(value)} is not {what} ({low}-{high}){hint(value)}")
         return number
 
     return parse
@@ -163,21 +191,24 @@ def _number(value: Any) -> int | None:
     return int(text, 16) if re.fullmatch(r"0[xX][0-9a-fA-F]{1,16}", text) else None
 
 
-def choice(choices: Sequence[str]) -> Callable[[Any], str]:
+def choice(choices: Sequence[str], meanings: Mapping[str, str] | None = None) -> Callable[[Any], str]:
+    """A parser for one of a few words. meanings: what other words for them stand for."""
+
     def parse(value: Any) -> str:
         if not isinstance(value, str) or value not in choices:
-            raise ValueError(f"{show(value)} is not one of {', '.join(choices)}")
+            hint = did_you_mean(value, choices, meanings)
+            raise ValueError(f"{show(value)} is not one of {', '.join(choices)}{hint}")
         return value
 
     return parse
 
 
-def matching(pattern: str, what: str) -> Callable[[Any], str]:
+def matching(pattern: str, what: str, hint: Hint = no_hint) -> Callable[[Any], str]:
     """A parser for text of a form. Nothing else may reach a command, a file or the kernel as text."""
 
     def parse(value: Any) -> str:
         if not isinstance(value, str) or not re.fullmatch(pattern, value, re.ASCII):
-            raise ValueError(f"{show(value)} is not {what}")
+            raise ValueError(f"{show(value)} is not {what}{hint(value)}")
         return value
 
     return parse
@@ -191,15 +222,11 @@ def boolean(value: Any) -> bool:
 
 
 fwmark = integer(1, FWMARK_MAX, "a firewall mark")
-port = integer(1, 65535, "a port")
+port = integer(1, 65535, "a port", as_port)
 any_port = integer(0, 65535, "a port or 0")
 weight = integer(0, 65535, "a weight")
 threshold = integer(0, THRESHOLD_MAX, "a connection threshold")
-name = matching(
-    r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}",
-    "a name (a letter or digit, then at most 62 letters, digits, '_', '.' or '-')",
-)
-scheduler = matching(r"[a-z][a-z0-9_]{0,14}", "the name of a scheduler")
+name = matching(_NAME, "a name (a letter or digit, then at most 62 letters, digits, '_', '.' or '-')", as_text)
 interface = matching(r"[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,14}|[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,13}\+", "an interface")
 chain_name = matching(
     r"[A-Za-z_][A-Za-z0-9_-]{0,27}", "a chain name (a letter or '_', then at most 27 letters, digits, '_' or '-')"
@@ -210,9 +237,12 @@ def port_range(value: Any) -> PortRange:
     """A port, or "low:high"."""
     if isinstance(value, str) and ":" in value:
         low_text, _colon, high_text = value.partition(":")
-        low, high = port(low_text), port(high_text)
+        try:
+            low, high = port(low_text), port(high_text)
+        except ValueError as error:
+            raise ValueError(f"{show(value)} is not a range of ports: {error}") from None
         if low > high:
-            raise ValueError(f"{show(value)} is not a range of ports: {low} is above {high}")
+            raise ValueError(f'{show(value)} is not a range of ports: {low} is above {high}; write "{high}:{low}"')
         return (low, high)
     number = port(value)
     return (number, number)
@@ -221,16 +251,17 @@ def port_range(value: Any) -> PortRange:
 def network(value: Any) -> str:
     """An address or a network, as a network in canonical form."""
     # ip_network takes numbers and zones ("fe80::1%eth0") as well; iptables takes neither.
-    if not isinstance(value, str) or "%" in value:
-        raise ValueError(f"{show(value)} is not an address or network")
     try:
-        parsed = ip_network(value, strict=False)
+        parsed = ip_network(value, strict=False) if isinstance(value, str) and "%" not in value else None
     except ValueError:
-        raise ValueError(f"{show(value)} is not an address or network") from None
-    if _is_dotted_mask(value) and not value.endswith(f"/{parsed.netmask}"):
-        raise ValueError(f"{show(value)} is not an address or network")
-    if ip_address(value.partition("/")[0]) != parsed.network_address:
-        raise ValueError(f"{show(value)} has bits set behind its prefix (the network is {parsed})")
+        parsed = None
+    if parsed is None or (_is_dotted_mask(value) and not value.endswith(f"/{parsed.netmask}")):
+        raise ValueError(f"{show(value)} is not an address or network{as_address(value)}")
+    address = ip_address(value.partition("/")[0])
+    if address != parsed.network_address:
+        raise ValueError(
+            f"{show(value)} is no network; write {address} for the one address, or {parsed} for the network"
+        )
     return str(parsed)
 
 
@@ -242,13 +273,16 @@ def _is_dotted_mask(value: str) -> bool:
 def unicast_address(value: Any) -> str:
     """The address of one machine, in canonical form."""
     if not isinstance(value, str) or "%" in value:
-        raise ValueError(f"{show(value)} is not an IP address")
+        raise ValueError(f"{show(value)} is not an IP address{as_address(value)}")
     family = socket.AF_INET6 if ":" in value else socket.AF_INET
     try:
         # A twentieth of the time that ip_address takes.
         packed = socket.inet_pton(family, value)
     except (OSError, ValueError):
-        raise ValueError(f"{show(value)} is not an IP address") from None
+        raise ValueError(f"{show(value)} is not an IP address{as_address(value)}") from None
+    if packed.startswith(_MAPPED):
+        inside = socket.inet_ntop(socket.AF_INET, packed[-4:])
+        raise ValueError(f"{show(value)} is an IPv4 address in the form of an IPv6 one; write {inside}")
     is_multicast = packed[0] >> 4 == 0xE if family == socket.AF_INET else packed[0] == 0xFF
     if is_multicast or packed in _NOT_ONE_MACHINE:
         raise ValueError(f"{show(value)} is not the address of one machine")
@@ -258,7 +292,7 @@ def unicast_address(value: Any) -> str:
 
 def netmask(family: str) -> Callable[[Any], int]:
     """A parser for a prefix length; for IPv4 also for a dotted mask."""
-    length = integer(1, FULL_NETMASK[family], "a prefix length")
+    length = integer(1, FULL_NETMASK[family], "a prefix length", as_prefix_length)
 
     def parse(value: Any) -> int:
         if family == IPV4 and isinstance(value, str) and "." in value:

@@ -10,8 +10,10 @@ could tell them from those that are null.
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Any, Callable, Iterable, Sequence
 
+from . import _suggestions as suggestions
 from ._errors import ValidationError
 from ._iptables import merge_ports, split_ports
 from ._model import (
@@ -42,17 +44,19 @@ from ._options import (
     integer,
     interface,
     mappings,
+    matching,
     name,
     netmask,
     network,
     port,
     port_range,
-    scheduler,
     threshold,
     unicast_address,
     weight,
 )
 
+# All that Linux has. The kernel may have others, so only words of another kind are refused here.
+SCHEDULERS = ("rr", "wrr", "lc", "wlc", "fo", "ovf", "lblc", "lblcr", "dh", "sh", "mh", "sed", "nq", "twos", "none")
 # 31 days; ipvsadm and the kernel take no more.
 PERSISTENCE_MAX = 2678400
 PROTOCOLS = ("tcp", "udp", "sctp")
@@ -67,16 +71,36 @@ BUILTIN_CHAINS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 SCHEDULER_FLAGS = tuple(dict.fromkeys((*NAMED_FLAGS["sh"], *NAMED_FLAGS["mh"], *GENERIC_FLAGS)))
 TUNNEL_OPTIONS = ("tunnel_type", "tunnel_port", "tunnel_checksum")
 
-family_name = choice(FAMILIES)
-protocol_name = choice(PROTOCOLS)
+family_name = choice(FAMILIES, suggestions.FAMILIES)
+protocol_name = choice(PROTOCOLS, suggestions.PROTOCOLS)
 scheduler_flag = choice(SCHEDULER_FLAGS)
-persistence_timeout = integer(0, PERSISTENCE_MAX, "a persistence timeout in seconds")
+persistence_timeout = integer(0, PERSISTENCE_MAX, "a persistence timeout in seconds", suggestions.as_seconds)
 persistence_netmask = {family: netmask(family) for family in FAMILIES}
 persistence_engine = choice(PERSISTENCE_ENGINES)
-forward_method = choice(FORWARD_METHODS)
+scheduler_name = matching(
+    r"[a-z][a-z0-9_]{0,14}",
+    "the name of a scheduler",
+    lambda given: suggestions.did_you_mean(given, SCHEDULERS, suggestions.SCHEDULERS),
+)
+forward_method = choice(FORWARD_METHODS, suggestions.FORWARD_METHODS)
 tunnel_type = choice(TUNNEL_TYPES)
 tunnel_checksum = choice(TUNNEL_CHECKSUMS)
 helper_name = choice(HELPERS)
+
+
+def scheduler(value: Any) -> str:
+    """The name of a scheduler, Linux's own or another one, but no other word for one of its own."""
+    if isinstance(value, str) and value in suggestions.SCHEDULERS:
+        raise ValueError(f"{value} is not the name of a scheduler; did you mean {suggestions.SCHEDULERS[value]}?")
+    return scheduler_name(value)
+
+
+def real_server_address(value: Any) -> str:
+    """The address of a real server. The kernel refuses one that does not say by which interface it is reached."""
+    address = unicast_address(value)
+    if address.startswith("fe") and ip_address(address).is_link_local:
+        raise ValueError(f"{address} is link-local, which IPVS refuses; write a global or unique local address")
+    return address
 
 
 # -- parts --------------------------------------------------------------------------------------------------------
@@ -144,7 +168,7 @@ def _scheduler_flags(options: Options, algorithm: str) -> tuple[str, ...]:
 def real_server(options: Options, default_method: str, default_port: int | None = None) -> RealServer | None:
     """A real server; its port is an option only where there is a default for it. None without a valid address."""
     before = len(options.problems)
-    address = options.one("address", unicast_address, "", required=True)
+    address = options.one("address", real_server_address, "", required=True)
     method = options.one("forward_method", forward_method, default_method)
     server = RealServer(
         address=address,
@@ -156,8 +180,12 @@ def real_server(options: Options, default_method: str, default_port: int | None 
         **_tunnel(options, method),
     )
     if server.lower_threshold > server.upper_threshold:
-        why = f"{server.lower_threshold} is above upper_threshold ({server.upper_threshold})"
-        options.problem("lower_threshold", why)
+        above = (
+            f"is above upper_threshold ({server.upper_threshold})"
+            if server.upper_threshold
+            else "needs an upper_threshold"
+        )
+        options.problem("lower_threshold", f"{server.lower_threshold} {above}")
     options.done()
     return server if len(options.problems) == before else None
 
@@ -189,7 +217,7 @@ def real_servers(options: Options, default_port: int | None = None) -> list[tupl
     default_method = options.one("forward_method", forward_method, "direct")
     found: list[tuple[Options, RealServer]] = []
     seen: set[tuple[str, int]] = set()
-    for item in options.mappings("real_servers"):
+    for item in options.mappings("real_servers", "address"):
         server = real_server(item, default_method, default_port)
         if server is None:
             continue
@@ -209,9 +237,10 @@ def virtual_services(given: Any, path: str = "services", absent: bool = False) -
     For absent ones name and fwmark are enough.
     """
     problems: list[str] = []
-    parts = [virtual_service(options, absent) for options in mappings(given, path, problems)]
-    _unique(problems, path, "name", [part.names[0] if part.names else "" for part in parts])
-    _unique(problems, path, "fwmark", [part.ids[0].fwmark if part.ids else 0 for part in parts])
+    items = mappings(given, path, problems)
+    parts = [virtual_service(options, absent) for options in items]
+    _unique(items, "name", [part.names[0] if part.names else "" for part in parts])
+    _unique(items, "fwmark", [part.ids[0].fwmark if part.ids else 0 for part in parts])
     return _joined(parts, problems)
 
 
@@ -219,7 +248,7 @@ def virtual_service(options: Options, absent: bool) -> Declaration:
     label = options.one("name", name, "", required=True)
     mark = options.one("fwmark", fwmark, 0, required=True)
     rules: list[MarkRule] = []
-    for entry in options.mappings("traffic", required=not absent):
+    for entry in options.mappings("traffic", "destination", required=not absent):
         rules += mark_rules(entry, label, mark)
         entry.done()
     service = service_settings(options)
@@ -376,12 +405,13 @@ def chain_of(given: Any, path: str = "chain") -> str:
         raise ValidationError([f"{path}: {error}"]) from None
 
 
-def _unique(problems: list[str], path: str, key: str, values: Sequence[Any]) -> None:
-    first: dict[Any, int] = {}
-    for place, value in enumerate(values):
+def _unique(items: Sequence[Options], key: str, values: Sequence[Any]) -> None:
+    """Note each item that has the same value as one before it."""
+    first: dict[Any, Options] = {}
+    for item, value in zip(items, values):
         if value and value in first:
-            problems.append(f"{path}[{place}].{key}: {value} is taken by {path}[{first[value]}]")
-        first.setdefault(value, place)
+            item.problem(key, f"{value} is taken by {first[value].path}")
+        first.setdefault(value, item)
 
 
 def _joined(parts: Sequence[Declaration], problems: Sequence[str]) -> Declaration:

@@ -88,5 +88,5 @@ def check_problems(problems: Iterable[str], path: str) -> None:
     told = list(problems)
     assert told
     for problem in told:
-        assert re.match(rf"{re.escape(path)}(\[[^\n]*\])?(\.[^\n]*)?: [^\n]", problem), problem
+        assert re.match(rf"{re.escape(path)}(\[[^\n]*\])?( \([\w.-]+\))?(\.[^\n]*)?: [^\n]", problem), problem
         assert problem.isprintable() and len(problem) < _PROBLEM_LENGTH, problem

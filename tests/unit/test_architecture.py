@@ -31,12 +31,12 @@ MODULE_UTILS = {path.stem: path for path in sorted((PLUGINS / "module_utils").gl
 # Standard library that does no I/O. socket is in only two of them, for constants and inet_pton.
 PURE_LIBRARY = {
     "__future__", "bisect", "collections", "collections.abc", "dataclasses", "functools", "ipaddress", "itertools",
-    "json", "re", "struct", "typing",
+    "difflib", "json", "re", "struct", "typing",
 }  # fmt: skip
 PURE = {
     "_adopt", "_conflicts", "_errors", "_foreign", "_ip", "_ip_words", "_iptables", "_ipvsadm", "_match", "_model",
     "_markmap", "_mss", "_nft_listing", "_nftables", "_options", "_overlaps", "_params", "_parts", "_plan",
-    "_real_server", "_report", "_wire",
+    "_real_server", "_report", "_suggestions", "_wire",
 }  # fmt: skip
 SOCKET_CONSTANTS = {"AF_INET", "AF_INET6", "IPPROTO_TCP", "IPPROTO_UDP", "inet_ntop", "inet_pton"}
 

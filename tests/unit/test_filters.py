@@ -121,8 +121,8 @@ def test_no_services_need_nothing(name: str, expected: Any) -> None:
 
 BROKEN = [{"name": "web", "fwmark": 0, "traffic": [{"destination": ["x"], "protocol": "tcp"}]}]
 PROBLEMS = [
-    "{}[0].fwmark: 0 is not a firewall mark (1-2147483647)",
-    "{}[0].traffic[0].destination[0]: 'x' is not an address or network",
+    "{}[0] (web).fwmark: 0 is not a firewall mark (1-2147483647)",
+    "{}[0] (web).traffic[0].destination[0]: 'x' is not an address or network; names are not looked up",
 ]
 
 

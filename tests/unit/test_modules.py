@@ -85,8 +85,9 @@ def test_the_quartet_on_any_router(
     "module, options, message",
     [
         (lvs_service, {"services": [{"name": "web"}]},
-         "services[0].fwmark: is required\nservices[0].traffic: needs at least one entry"),
-        (iptables_mark, {"rules": [{**MARK, "prots": 1}]}, "rules[0].prots: is not an option"),
+         "services[0] (web).fwmark: is required\nservices[0] (web).traffic: needs at least one entry"),
+        (iptables_mark, {"rules": [{**MARK, "prots": 1}]},
+         "rules[0] (web).prots: is not an option; did you mean ports?"),
         (iptables_mark, {"rules": [], "chain": "INPUT"}, "chain: INPUT belongs to the kernel, not to us"),
         (ipvs_service, {"services": [{}]}, "services[0]: needs fwmark, or protocol, address and port"),
         (lvs_service, {"services": [], "purge": "some"},

@@ -170,7 +170,7 @@ def test_all_problems_at_once() -> None:
     with pytest.raises(AnsibleFilterError) as error:
         needs(addresses=["x"], vip_interface="a b", gateways=["10.0.0.1", "10.0.0.2"], gateway_table=253, mtu=9, more=1)
     assert str(error.value).splitlines() == [
-        "lvs_real_server.addresses[0]: 'x' is not an IP address",
+        "lvs_real_server.addresses[0]: 'x' is not an IP address; names are not looked up",
         "lvs_real_server.gateways: takes one address of each family",
         "lvs_real_server.vip_interface: 'a b' is not an interface",
         "lvs_real_server.gateway_table: 253 is not a routing table (1-252)",
@@ -264,7 +264,8 @@ def test_links_of_another_shape(links: Any) -> None:
 
 def test_bad_segments_touch_nothing() -> None:
     message = (
-        "segments['x']: 'x' is not an IP address\nsegments['192.0.2.1']: 1 is not the size of a TCP segment (536-65495)"
+        "segments['x']: 'x' is not an IP address; names are not looked up\n"
+        "segments['192.0.2.1']: 1 is not the size of a TCP segment (536-65495)"
     )
     bad = {"x": 1400, "192.0.2.1": 1}
     assert run_module(iptables_mss, FakeKernel(), segments=bad)["msg"] == message

@@ -110,13 +110,13 @@ def test_nothing_was_written(router: Router) -> None:
 INVALID: dict[str, tuple[dict[str, Any], str]] = {
     "thresholds": (
         {"real_servers": [{"address": "10.0.0.1", "upper_threshold": 5, "lower_threshold": 6}]},
-        "services[1].real_servers[0].lower_threshold: 6 is above upper_threshold (5)",
+        "services[1] (two).real_servers[0].lower_threshold: 6 is above upper_threshold (5)",
     ),
     "port": (
         {"traffic": [{**WEB, "ports": [80, 65536]}]},
-        "services[1].traffic[0].ports[1]: 65536 is not a port (1-65535)",
+        "services[1] (two).traffic[0].ports[1]: 65536 is not a port (1-65535)",
     ),
-    "mark": ({"fwmark": 1}, "services[1].fwmark: 1 is taken by services[0]"),
+    "mark": ({"fwmark": 1}, "services[1] (two).fwmark: 1 is taken by services[0] (one)"),
 }
 
 
