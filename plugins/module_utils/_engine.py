@@ -11,6 +11,7 @@ from typing import Any, Callable, Mapping, Sequence
 from . import _host as host
 from . import _ipvsadm as ipvsadm
 from . import _nftables as nftables
+from ._changes import sentences
 from ._errors import LvsError, reason
 from ._iptables import command_lines
 from ._iptables import save_lines as chain_lines
@@ -37,6 +38,7 @@ class Outcome:
         result: dict[str, Any] = {
             "changed": bool(self.operations),
             "operations": [line for operation in self.operations for line in describe(operation)],
+            "changes": sentences(self.before, self.after, self.operations),
         }
         if with_diff:
             result["diff"] = {"before": render(self.before), "after": render(self.after)}

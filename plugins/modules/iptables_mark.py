@@ -122,6 +122,15 @@ operations:
   sample:
     - iptables -t mangle -N LVS-MARK
     - iptables -t mangle -A PREROUTING -j LVS-MARK
+changes:
+  description:
+    - The same in words, one sentence for each thing that changes; it begins with the name of the service.
+    - Both families of a service share a sentence.
+  returned: success
+  type: list
+  elements: str
+  sample:
+    - "mail: ports of 192.0.2.10 tcp 25 -> 25,587"
 """
 
 import gc

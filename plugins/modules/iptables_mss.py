@@ -52,6 +52,13 @@ operations:
   sample:
     - iptables -t mangle -N LVS-MSS
     - iptables -t mangle -A OUTPUT -j LVS-MSS
+changes:
+  description: The same in words.
+  returned: success
+  type: list
+  elements: str
+  sample:
+    - "ipv4: rules in LVS-MSS"
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -192,6 +192,15 @@ operations:
   sample:
     - ipvsadm -A -u 192.0.2.53:53 -s rr -o
     - ipvsadm -a -u 192.0.2.53:53 -r 10.0.0.11:53 -g -w 1
+changes:
+  description:
+    - The same in words, one sentence for each thing that changes; it begins with the name of the service.
+    - Both families of a service share a sentence.
+  returned: success
+  type: list
+  elements: str
+  sample:
+    - "mark 80: scheduler wlc -> rr"
 """
 
 import gc

@@ -273,6 +273,16 @@ operations:
     - ipvsadm -A -f 80 -s wlc -p 300
     - ipvsadm -a -f 80 -r 10.0.0.11 -g -w 10
     - iptables -t mangle -N LVS-MARK
+changes:
+  description:
+    - The same in words, one sentence for each thing that changes; it begins with the name of the service.
+    - Both families of a service share a sentence.
+  returned: success
+  type: list
+  elements: str
+  sample:
+    - "web: weight of 10.0.0.11 10 -> 20"
+    - "web: real server 10.0.0.13 added, weight 10"
 """
 
 import gc

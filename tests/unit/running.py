@@ -55,7 +55,7 @@ def quartet(module: ModuleType, kernel: FakeKernel, **options: Any) -> dict[str,
     for check in (True, False):
         again = run_module(module, kernel, check=check, **options)
         diff = {"before": done["diff"]["after"], "after": done["diff"]["after"]}
-        assert again == {"changed": False, "operations": [], "diff": diff}
+        assert again == {"changed": False, "operations": [], "changes": [], "diff": diff}
     assert kernel.snapshot() == after
     assert done["changed"] == bool(done["operations"])
     return done

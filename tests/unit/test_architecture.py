@@ -34,7 +34,7 @@ PURE_LIBRARY = {
     "difflib", "json", "re", "struct", "typing",
 }  # fmt: skip
 PURE = {
-    "_adopt", "_conflicts", "_errors", "_foreign", "_ip", "_ip_words", "_iptables", "_ipvsadm", "_match", "_model",
+    "_adopt", "_changes", "_conflicts", "_errors", "_foreign", "_ip", "_ip_words", "_iptables", "_ipvsadm", "_match", "_model",
     "_markmap", "_mss", "_nft_listing", "_nftables", "_options", "_overlaps", "_params", "_parts", "_plan",
     "_real_server", "_report", "_suggestions", "_wire",
 }  # fmt: skip

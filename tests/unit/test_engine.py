@@ -268,7 +268,7 @@ def test_check_mode_writes_nothing_and_tells_what_the_run_does(
     done = run(kernel, wanting(given, purge))
     assert told.result(with_diff=True) == done.result(with_diff=True)
     assert _engine.render(read(kernel)) == told.result(with_diff=True)["diff"]["after"]
-    assert told.result(with_diff=False).keys() == {"changed", "operations"}
+    assert told.result(with_diff=False).keys() == {"changed", "operations", "changes"}
 
 
 # -- the module, and the tools ------------------------------------------------------------------------------------
