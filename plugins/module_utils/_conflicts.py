@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any, Iterable, Iterator, Mapping, Sequence
 
-from ._foreign import after_ours, by_chain, by_mark, foreign_rules, is_covered, mark_after, overlaps_by_mark, restores
+from ._foreign import by_mark, foreign_rules, is_covered, overlaps_by_mark
 from ._match import covered
 from ._model import EVERYWHERE, FULL_MASK, ChainId, MarkRule, TableRule
 
@@ -28,43 +28,15 @@ _FIREWALLS = {
 _CHAIN = re.compile(r"^:(\S+) - |^\*(\S+)$", re.MULTILINE)
 
 
-def rule_problems(rules: Sequence[TableRule], chain_id: ChainId, own: Sequence[MarkRule]) -> Iterator[dict[str, Any]]:
-    """Rules of others that undo what ours do, or do the same once more."""
-    chains = by_chain(rules)
-    for mine, rule in _later(chains, chain_id, own):
-        subject = {"name": mine.name, "fwmark": mine.mark, "family": chain_id.family, **_place(rule)}
-        where = f"{mine.name}: {rule.chain} rule {rule.position} ({rule.text})"
-        if restores(rule):
-            why = f"{where} replaces the mark {mine.mark} by that of the connection"
-            yield {"kind": "connmark", "message": why, **subject}
-        else:
-            mark = mark_after(rule, mine)
-            why = f"{where} makes the mark {mine.mark} of the same packets {mark}"
-            yield {"kind": "overridden", "message": why, **subject, "mark": mark}
+def duplicates(rules: Sequence[TableRule], chain_id: ChainId, own: Sequence[MarkRule]) -> Iterator[dict[str, Any]]:
+    """Rules of others that do what ours do once more."""
     given = overlaps_by_mark(own)
     for rule in foreign_rules(rules, chain_id):
         if rule.chain == chain_id.hook and is_covered(rule, given):
             why = f"{rule.chain} rule {rule.position} ({rule.text}) does what rules of ours do; adopt takes it over"
-            subject = {"fwmark": rule.seen.mark, "family": chain_id.family, **_place(rule)}
-            yield {"kind": "duplicate", "message": why, **subject}
-
-
-def _place(rule: TableRule) -> dict[str, Any]:
-    return {"chain": rule.chain, "position": rule.position}
-
-
-def _later(
-    chains: Mapping[str, Sequence[TableRule]], chain_id: ChainId, own: Iterable[MarkRule]
-) -> Iterator[tuple[MarkRule, TableRule]]:
-    """Rules of others that change a mark of ours, each with the first rule of each service that it does that to."""
-    told: set[tuple[str, str, int]] = set()
-    for mine in own:
-        for rule in after_ours(chains, chain_id, mine):
-            changes = restores(rule) or (rule.marks and mark_after(rule, mine) != mine.mark)
-            key = (mine.name, rule.chain, rule.position)
-            if changes and key not in told:
-                told.add(key)
-                yield mine, rule
+            subject = {"fwmark": rule.seen.mark, "family": chain_id.family}
+            place = {"chain": rule.chain, "position": rule.position}
+            yield {"kind": "duplicate", "message": why, **subject, **place}
 
 
 def catching(policy_rules: Iterable[Mapping[str, Any]], own: Iterable[MarkRule]) -> list[tuple[Any, MarkRule]]:

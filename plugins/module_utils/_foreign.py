@@ -5,17 +5,19 @@
 
 from __future__ import annotations
 
-from typing import Iterable, Iterator, Mapping, Sequence
+from typing import Iterable, Mapping, Sequence
 
+from ._conditions import DESTINATION, IN_INTERFACE, NO, PORTS, PROTOCOL, SOURCE, answer, packets_of
+from ._iptables import split_words
 from ._match import covered, disjoint
-from ._model import FULL_MASK, ChainId, MarkRule, Stray, TableRule
+from ._model import ChainId, MarkRule, Stray, TableRule
 from ._overlaps import Overlaps
+from ._way_iptables import conditions_of
 
 # Targets after which a packet goes on through the chain as it was, as far as marks and routing are concerned.
 _PASSIVE = ("", "AUDIT", "CHECKSUM", "DSCP", "ECN", "HL", "LOG", "NFLOG", "RATEEST", "TCPMSS", "TOS", "TRACE", "TTL")
-_ENDING = ("ACCEPT", "DROP", "RETURN")
-# IPVS takes packets at the end of the input hook, table mangle comes before that: its marks count there as well.
-_INPUT = "INPUT"
+# What tells packets apart for good, unlike the state of a connection.
+_TRAFFIC = (DESTINATION, SOURCE, PROTOCOL, PORTS, IN_INTERFACE)
 
 
 def foreign_rules(rules: Iterable[TableRule], chain_id: ChainId) -> list[TableRule]:
@@ -79,7 +81,7 @@ def _obstacle(stray: TableRule, place: int, hook: Sequence[TableRule], near: Ove
 
 def matters(rule: TableRule, to: MarkRule) -> bool:
     """Whether it may make a difference if packets get their mark before a rule or after it."""
-    if (rule.marks and _same_mark(rule.seen, to)) or disjoint(rule.seen, to):
+    if (rule.marks and _same_mark(rule.seen, to)) or disjoint(rule.seen, to) or _excludes(rule, to):
         return False
     return rule.target not in _PASSIVE or bool(rule.asks[1])
 
@@ -102,49 +104,8 @@ def obstacle_in_chain(stray: Stray, rules: Sequence[TableRule], near: Overlaps) 
     return None
 
 
-# -- what happens to packets after our rules ----------------------------------------------------------------------
-
-
-def by_chain(rules: Iterable[TableRule]) -> dict[str, list[TableRule]]:
-    chains: dict[str, list[TableRule]] = {}
-    for rule in rules:
-        chains.setdefault(rule.chain, []).append(rule)
-    return chains
-
-
-def after_ours(chains: Mapping[str, Sequence[TableRule]], chain_id: ChainId, own: MarkRule) -> Iterator[TableRule]:
-    """The rules that packets which a rule of ours has marked may still meet before IPVS takes them."""
-    hook = chains.get(chain_id.hook, [])
-    last_jump = max((rule.position for rule in hook if _is_jump(rule, chain_id)), default=len(hook))
-    entered = {chain_id.name}
-    yield from _met(hook[last_jump:], chains, own, entered)
-    yield from _met(chains.get(_INPUT, []), chains, own, entered)
-
-
-def _met(
-    rules: Iterable[TableRule], chains: Mapping[str, Sequence[TableRule]], own: MarkRule, entered: set[str]
-) -> Iterator[TableRule]:
-    for rule in rules:
-        if rule.target in _PASSIVE or disjoint(rule.seen, own) or not _has_asked_mark(rule, own):
-            continue
-        yield rule
-        if rule.target in chains and rule.target not in entered:
-            entered.add(rule.target)
-            yield from _met(chains[rule.target], chains, own, entered)
-        if rule.target in _ENDING and rule.exact and covered(own, [rule.seen]):
-            return
-
-
-def _has_asked_mark(rule: TableRule, own: MarkRule) -> bool:
-    """Whether a packet with our mark fits the mark that a rule asks for."""
-    mark, mask, inverted = rule.asks
-    return own.mask != FULL_MASK or (own.mark & mask == mark) != inverted
-
-
-def mark_after(rule: TableRule, own: MarkRule) -> int:
-    """The mark of a packet of ours after a MARK rule: new = (old & ~mask) ^ value, as xt_mark has it."""
-    return (own.mark & ~rule.seen.mask) ^ rule.seen.mark
-
-
-def restores(rule: TableRule) -> bool:
-    return rule.target == "CONNMARK" and " --restore-mark" in rule.text
+def _excludes(rule: TableRule, packets: MarkRule) -> bool:
+    """Whether what a rule says of its traffic, with a negation perhaps, leaves all of these packets out."""
+    words = conditions_of(split_words(rule.text.partition(" -j ")[0]))
+    return answer((one for one in words if one.kind in _TRAFFIC and (one.inverted or one.kind != IN_INTERFACE)),
+                  packets_of(packets)) == NO  # fmt: skip

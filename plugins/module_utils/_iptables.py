@@ -40,7 +40,7 @@ PORT_SLOTS = 15
 # kernel between the moment the mark is no longer given and the moment its service is gone.
 NOWHERE = {IPV4: "255.255.255.255/32", IPV6: "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128"}
 
-_PROTOCOL_NUMBERS = {"6": "tcp", "17": "udp", "132": "sctp"}
+PROTOCOL_NUMBERS = {"6": "tcp", "17": "udp", "132": "sctp"}
 _WORD = re.compile(r'"((?:[^"\\]|\\.)*)"|(\S+)')
 _ESCAPED = re.compile(r"\\(.)")
 _TO_ESCAPE = re.compile(r"""(["'\\])""")
@@ -51,7 +51,7 @@ _INCOMPATIBLE = re.compile(r"^# Table `\w+' is incompatible", re.MULTILINE)
 _APPENDED = re.compile(r"^-A (\S+)(?: (.*))?$", re.MULTILINE)
 _ASKED_MARK = re.compile(r"-m mark (! )?--mark 0x([0-9a-f]+)(?:/0x([0-9a-f]+))?")
 # The single-port match that -p PROTOCOL brings along; its words mean nothing by themselves.
-_PORT_MATCHES = frozenset(_PROTOCOL_NUMBERS.values())
+_PORT_MATCHES = frozenset(PROTOCOL_NUMBERS.values())
 # Pairs of places: the first one, and the series of those behind it.
 _Series = Optional[Tuple[int, int, Any]]
 
@@ -104,7 +104,7 @@ def unreadable(family: str, table: str) -> str:
 
 def parse_rule(text: str, family: str) -> ChainRule:
     """One rule as iptables-save prints it, without "-A CHAIN ".  A rule that is not ours stays as text."""
-    words = _split(text)
+    words = split_words(text)
     name = _option(words, "--comment")
     name = name[len(COMMENT) :] if name.startswith(COMMENT) else ""
     mark, mask = _mark(_option(words, "--set-xmark"))
@@ -112,7 +112,7 @@ def parse_rule(text: str, family: str) -> ChainRule:
     return ChainRule(text, rule or text, name, mark)
 
 
-def _split(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     return [_ESCAPED.sub(r"\1", quoted) if quoted else word for quoted, word in _WORD.findall(text)]
 
 
@@ -156,7 +156,7 @@ def _with_traffic(rule: MarkRule, fields: Mapping[str, str]) -> MarkRule:
     return replace(
         rule,
         destination=str(ip_network(fields.get("-d", rule.destination))),
-        protocol=_PROTOCOL_NUMBERS.get(protocol, protocol),
+        protocol=PROTOCOL_NUMBERS.get(protocol, protocol),
         ports=merge_ports(_port_range(item) for item in ports.split(",") if item),
         source=str(ip_network(fields["-s"])) if "-s" in fields else "",
         in_interface=fields.get("-i", ""),
@@ -182,7 +182,7 @@ def parse_table(saved: str, family: str) -> tuple[TableRule, ...]:
 
 
 def _table_rule(chain: str, position: int, text: str, family: str) -> TableRule:
-    words = _split(text)
+    words = split_words(text)
     target = _option(words, "-j") or _option(words, "-g")
     mark, mask = _mark(_option(words, "--set-xmark")) if target == "MARK" else (0, 0)
     asked = _ASKED_MARK.search(text)

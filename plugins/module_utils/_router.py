@@ -338,6 +338,15 @@ def saved_ruleset(family: str) -> str:
     return host.attempt([f"{COMMAND[family]}-save"])[1] if _exists(family) else ""
 
 
+def saved_other_ruleset(family: str) -> tuple[str, str]:
+    """All tables of the other variant of iptables, and the variant's name; the kernel heeds both. Loads neither."""
+    in_use = host.installed(f"{COMMAND[family]}-save")
+    variant = "legacy" if not in_use or "nft" in in_use else "nft"
+    tool = f"{COMMAND[family]}-{variant}-save"
+    there = host.read_text(_LEGACY_TABLES[family]).split() if variant == "legacy" else host.is_loaded("nf_tables")
+    return (variant, host.attempt([tool])[1] if there and host.installed(tool) else "")
+
+
 def _exists(family: str, table: str = "") -> bool:
     """Whether there is a table to be read, any at all if none is named."""
     path = host.installed(f"{COMMAND[family]}-save")

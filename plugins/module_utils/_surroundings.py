@@ -90,6 +90,12 @@ def programs() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     return controllers, firewalls
 
 
+def devices() -> list[str]:
+    """The network interfaces of the router."""
+    lines = host.read_text("/proc/self/net/dev").splitlines()
+    return [line.partition(":")[0].strip() for line in lines if ":" in line]
+
+
 def _manages_ipvs(name: str, arguments: list[str], kube_interface: bool) -> bool:
     if name == "kube-proxy":
         return kube_interface or "--proxy-mode ipvs" in " ".join(arguments).replace("=", " ")

@@ -183,8 +183,18 @@ not_adoptable:
 problems:
   description:
     - What does not fit together, each with a C(kind), a C(message), and what it is about.
-    - Kinds are C(mark_without_service), C(service_without_mark), C(vip_not_local), C(jump), C(foreign_rule),
-      C(not_declarable), C(unreadable), C(overridden), C(connmark), C(policy_rule), C(controller) and C(duplicate).
+    - C(mark_without_service) - packets get a mark that IPVS does not know. C(service_without_mark) - no rule gives the
+      mark of an IPVS service. C(vip_not_local) - the destination is no address of the router.
+    - C(jump) - our chain is not entered, or more than once. C(foreign_rule) - a rule of somebody else is in our chain.
+      C(not_declarable) - no single declaration makes a service of ours as it is now. C(duplicate) - a rule made by hand
+      does what rules of ours do. C(unreadable) - iptables cannot print a table.
+    - C(bypassed) - a rule before our jump ends the way to it. C(overridden) - a later rule gives another mark.
+      C(connmark) - a later rule restores the mark of the connection. C(dropped) - a rule or a policy drops the packets
+      before IPVS sees them. C(translated) - a rule gives them another destination. These have C(table), C(chain) and
+      C(position) of the rule; the position of a policy is 0.
+    - C(policy_rule) - a routing rule takes packets elsewhere because of their mark. C(controller) - another program
+      manages IPVS.
+    - The message says what to do. It says "may" where a rule has a match that this module does not understand.
   returned: success
   type: list
   elements: dict
@@ -206,6 +216,7 @@ from ansible_collections.lvs.fleet.plugins.module_utils import _adopt as adoptio
 from ansible_collections.lvs.fleet.plugins.module_utils import _conflicts as conflict
 from ansible_collections.lvs.fleet.plugins.module_utils import _report as report
 from ansible_collections.lvs.fleet.plugins.module_utils import _surroundings as surroundings
+from ansible_collections.lvs.fleet.plugins.module_utils import _troubles as trouble
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError, ParseError
 from ansible_collections.lvs.fleet.plugins.module_utils._foreign import foreign_rules
 from ansible_collections.lvs.fleet.plugins.module_utils._iptables import (
@@ -222,9 +233,12 @@ from ansible_collections.lvs.fleet.plugins.module_utils._router import (
     pools_of,
     read_chain,
     read_nftables,
+    saved_other_ruleset,
     saved_ruleset,
     saved_table,
 )
+from ansible_collections.lvs.fleet.plugins.module_utils._way import Follower, Hook
+from ansible_collections.lvs.fleet.plugins.module_utils._way_iptables import hooks, saved_rules
 
 
 @dataclass
@@ -234,6 +248,8 @@ class Rules:
     chains: dict[ChainId, Chain] = field(default_factory=dict)
     tables: dict[ChainId, tuple[TableRule, ...]] = field(default_factory=dict)
     given: dict[str, set[int]] = field(default_factory=dict)
+    hooks: dict[str, list[Hook]] = field(default_factory=dict)
+    saved: dict[str, str] = field(default_factory=dict)
     problems: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -253,6 +269,13 @@ def read_rules() -> Rules:
     for chain_id in snat_chains():
         with suppress(ParseError):
             found.chains[chain_id] = read_chain(chain_id)
+    for family in FAMILIES:
+        found.saved[family] = saved_ruleset(family)
+        variant, other = saved_other_ruleset(family)
+        found.hooks[family] = [
+            *hooks(saved_rules(found.saved[family]), family, own=mark_chains()),
+            *hooks(saved_rules(other), family, f" of iptables-{variant}"),
+        ]
     return found
 
 
@@ -270,11 +293,22 @@ def conflicts(state: RouterState, rules: Rules, policies: list[dict[str, Any]]) 
     found = [
         problem
         for key, table in rules.tables.items()
-        for problem in conflict.rule_problems(table, key, [rule for rule in own if rule.family == key.family])
+        for problem in conflict.duplicates(table, key, [rule for rule in own if rule.family == key.family])
     ]
     caught = conflict.catching(policies, own)
     local = surroundings.local_routes({(mine.family, policy["table"]) for policy, mine in caught})
     return [*found, *conflict.policy_problems(caught, local)]
+
+
+def on_their_way(state: RouterState, rules: Rules, local: set[str], asked: set[str]) -> list[dict[str, Any]]:
+    """What happens to packets of ours between their mark and IPVS."""
+    found = []
+    for family in FAMILIES:
+        own = [rule for rule in report.own_rules(state) if rule.family == family]
+        hooks_of_family, ours = trouble.up_to_ipvs(rules.hooks[family], rules.chains, family)
+        follower = Follower(hooks_of_family, ours, surroundings.devices())
+        found += trouble.mark_troubles(follower, own, local, asked)
+    return found
 
 
 def survey() -> dict[str, Any]:
@@ -285,7 +319,8 @@ def survey() -> dict[str, Any]:
     state = RouterState(rules.chains, pools_of(entries))
     services, undeclarable = report.services(state)
     destinations = report.single_destinations(state)
-    not_local = report.not_local(destinations, local_addresses(destinations))
+    local, asked = local_addresses(destinations), {address for address, _mark in destinations}
+    not_local = report.not_local(destinations, local)
     policies = surroundings.policy_rules()
     controllers, daemon = surroundings.programs()
     adoptable, not_adoptable = adoption.adoptable(state, rules.tables, services)
@@ -299,7 +334,7 @@ def survey() -> dict[str, Any]:
         "foreign_rules": foreign(rules),
         "policy_rules": policies,
         "controllers": controllers,
-        "firewalls": [*daemon, *conflict.firewalls({family: saved_ruleset(family) for family in FAMILIES})],
+        "firewalls": [*daemon, *conflict.firewalls(rules.saved)],
         "adoptable": adoptable,
         "not_adoptable": not_adoptable,
         "problems": [
@@ -307,6 +342,7 @@ def survey() -> dict[str, Any]:
             *report.problems(state, rules.given),
             *undeclarable,
             *not_local,
+            *on_their_way(state, rules, local, asked),
             *conflicts(state, rules, policies),
             *conflict.controller_problems(controllers),
         ],

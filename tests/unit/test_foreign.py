@@ -225,9 +225,10 @@ def test_a_rule_that_does_the_same_is_told(kernel: FakeKernel) -> None:
 
 def test_the_message_names_service_and_rule(kernel: FakeKernel) -> None:
     add(kernel, "PREROUTING", TO_9, RESTORE)
+    remedy = "put it before our jump, or except these packets from it"
     assert [problem["message"] for problem in info(kernel)["problems"]] == [
-        f"web: PREROUTING rule 2 ({TO_9}) makes the mark 80 of the same packets 9",
-        f"web: PREROUTING rule 3 ({RESTORE}) replaces the mark 80 by that of the connection",
+        f"web: mangle PREROUTING rule 2 ({TO_9}) makes the mark 80 of the same packets 9; {remedy}",
+        f"web: mangle PREROUTING rule 3 ({RESTORE}) replaces the mark 80 by that of the connection; {remedy}",
     ]
 
 

@@ -141,6 +141,7 @@ PROBLEMS: dict[str, tuple[dict[str, str], list[dict[str, Any]]]] = {
                 "name": "web",
                 "fwmark": 80,
                 "family": "ipv4",
+                "table": "mangle",
                 "chain": "INPUT",
                 "position": 1,
                 "mark": 9,
@@ -149,7 +150,7 @@ PROBLEMS: dict[str, tuple[dict[str, str], list[dict[str, Any]]]] = {
     ),
     "the mark of the connection": (
         {"iptables": "-I PREROUTING -j CONNMARK --restore-mark\n-A PREROUTING -p tcp -j CONNMARK --restore-mark"},
-        [{"kind": "connmark", **LATER, "chain": "PREROUTING", "position": 3}],
+        [{"kind": "connmark", **LATER, "table": "mangle", "chain": "PREROUTING", "position": 3}],
     ),
     "the same rule by hand": (
         {"iptables": "-A PREROUTING -d 192.0.2.10 -p tcp --dport 443 -j MARK --set-mark 80"},

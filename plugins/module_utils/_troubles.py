@@ -1,0 +1,111 @@
+# Copyright: lvs.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Why packets with our marks do not come to IPVS, in words. PRIVATE to the collection. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Collection, Iterable, Mapping, Sequence
+
+from . import _way as way
+from ._conditions import packets_of
+from ._iptables import COMMAND, render_rule
+from ._model import NFTABLES, Chain, ChainId, MarkRule
+from ._nftables import PRIORITY, table_words
+
+# What a rule does, whether it does so or only may, and what to do about it.
+_WORDS = {
+    way.BYPASSED: ("end|ends", "the way to our jump: packets of the service get no mark"),
+    way.OVERRIDDEN: ("make|makes", "the mark {own} of the same packets {new}"),
+    way.CONNMARK: ("replace|replaces", "the mark {own} by that of the connection"),
+    way.DROPPED: ("drop|drops", "packets of the service before IPVS sees them"),
+    way.TRANSLATED: ("give|gives", "packets of the service another destination before IPVS sees them"),
+}
+_REMEDIES = {
+    way.BYPASSED: "put our jump before it, or except these packets from it",
+    way.OVERRIDDEN: "put it before our jump, or except these packets from it",
+    way.CONNMARK: "put it before our jump, or except these packets from it",
+    way.DROPPED: "accept them before it",
+    way.TRANSLATED: "except these packets from it",
+}
+
+
+def up_to_ipvs(
+    hooks: Iterable[way.Hook], chains: Mapping[ChainId, Chain], family: str
+) -> tuple[list[way.Hook], way.Hook]:
+    """The hooks that packets pass before IPVS takes them, in order, and the one where ours get their marks.
+
+    Where our jump is missing, it is taken for the last rule of its hook: that it is missing is another problem.
+    """
+    found = [hook for hook in hooks if hook.name in (way.PREROUTING, way.INPUT) and hook.priority < way.IPVS_PRIORITY]
+    by_nft = [key for key, chain in chains.items() if key.tool == NFTABLES and key.family == family and chain.rules]
+    own = next((hook for hook in found if _has_ours(hook)), None)
+    if by_nft or own is None:
+        table = table_words(family) if by_nft else "mangle"
+        name = by_nft[0].hook if by_nft else "PREROUTING"
+        own = way.Hook(way.PREROUTING, PRIORITY, table, name, {name: way.RuleIndex([way.Rule(name, 1, "", way.OURS)])})
+        found.append(own)
+    marks = [replace(hook, either=True) if _may_come_first(hook, own) else hook for hook in found]
+    return sorted(marks, key=lambda hook: (hook.name == way.INPUT, hook.priority, hook is not own)), own
+
+
+def _has_ours(hook: way.Hook) -> bool:
+    return hook.name == way.PREROUTING and any(rule.action == way.OURS for rule in hook.chains[hook.chain].rules)
+
+
+def _may_come_first(hook: way.Hook, own: way.Hook) -> bool:
+    return hook is not own and (hook.name, hook.priority) == (own.name, own.priority)
+
+
+def mark_troubles(
+    follower: way.Follower, own: Iterable[MarkRule], local: Collection[str], asked: Collection[str]
+) -> list[dict[str, Any]]:
+    """What happens to packets of ours on their way: each trouble once, with the first service that has it.
+
+    asked are the addresses of which it is known whether they are local.
+    """
+    alike: dict[int, tuple[list[way.Trouble], dict[str, MarkRule]]] = {}
+    for mine in own:
+        address = mine.destination.partition("/")[0]
+        packets = packets_of(mine, address in local if address in asked else None)
+        found = follower.follow(packets, mine.mark)
+        if found:
+            alike.setdefault(id(found), (found, {}))[1].setdefault(mine.name, mine)
+    told: dict[tuple[Any, ...], tuple[way.Trouble, dict[str, MarkRule]]] = {}
+    for troubles, services in alike.values():
+        for trouble in troubles:
+            key = (trouble.kind, trouble.may, trouble.table, trouble.rule)
+            of_all = told.setdefault(key, (trouble, {}))[1]
+            of_all.update((name, mine) for name, mine in services.items() if name not in of_all)
+    return [_problem(trouble, list(services.values())) for trouble, services in told.values()]
+
+
+def _problem(trouble: way.Trouble, services: Sequence[MarkRule]) -> dict[str, Any]:
+    rule, mine = trouble.rule, services[0]
+    others = f" and {len(services) - 1} more" if len(services) > 1 else ""
+    subject = {"name": mine.name, "fwmark": mine.mark, "family": mine.family}
+    place = {"table": trouble.table, "chain": rule.chain, "position": rule.position}
+    found = {"kind": trouble.kind, "message": f"{mine.name}{others}: {_message(trouble, mine)}", **subject, **place}
+    return {**found, "mark": trouble.mark} if trouble.kind == way.OVERRIDDEN else found
+
+
+def _message(trouble: way.Trouble, mine: MarkRule) -> str:
+    verb, what = _WORDS[trouble.kind]
+    may, does = verb.split("|")
+    new = "another one" if trouble.mark is None else trouble.mark
+    done = f"{f'may {may}' if trouble.may else does} {what.format(own=mine.mark, new=new)}"
+    remedy = _REMEDIES[trouble.kind]
+    if trouble.kind == way.DROPPED and trouble.table == "filter":
+        remedy += f", as with {COMMAND[mine.family]} -I {trouble.rule.chain} {_matches(mine)} -j ACCEPT"
+    return f"{where(trouble.table, trouble.rule)} {done}; {remedy}"
+
+
+def where(table: str, rule: way.Rule) -> str:
+    """A rule by its table, its chain, its position and its text; a policy has no position."""
+    place = f" rule {rule.position}" if rule.position else ""
+    return f"{table} {rule.chain}{place} ({rule.text})"
+
+
+def _matches(mine: MarkRule) -> str:
+    return render_rule(mine).partition(" -m comment ")[0]

@@ -1,0 +1,292 @@
+# Copyright: lvs.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What happens to a client's first packet between the rule that marks it and IPVS."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ansible_collections.lvs.fleet.plugins.module_utils import _way
+from ansible_collections.lvs.fleet.plugins.module_utils._conditions import answer
+from ansible_collections.lvs.fleet.plugins.module_utils._iptables import mark_chains
+from ansible_collections.lvs.fleet.plugins.module_utils._model import MarkRule
+from ansible_collections.lvs.fleet.plugins.module_utils._troubles import mark_troubles, up_to_ipvs
+from ansible_collections.lvs.fleet.plugins.module_utils._way import Follower
+from ansible_collections.lvs.fleet.plugins.module_utils._way_iptables import hooks, saved_rules
+
+WEB = MarkRule("web", 80, "192.0.2.10/32", "tcp", ((80, 80), (443, 443)))
+CHAINS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
+JUMP = "-A PREROUTING -j LVS-MARK"
+TO_9 = "-j MARK --set-xmark 0x9/0xffffffff"
+TO_80 = "-j MARK --set-xmark 0x50/0xffffffff"
+
+
+def saved(tables: dict[str, str]) -> str:
+    """What iptables-save prints for tables, by their rules; "-P CHAIN DROP" is a policy, any other chain is made."""
+    texts = []
+    for table, text in tables.items():
+        lines = [line.strip() for line in text.strip().splitlines()]
+        dropping = {line.split()[1] for line in lines if line.startswith("-P ")}
+        rules = [line for line in lines if line.startswith("-A ")]
+        made = dict.fromkeys(line.split()[1] for line in rules if line.split()[1] not in CHAINS)
+        heads = [f":{name} {'DROP' if name in dropping else 'ACCEPT'} [0:0]" for name in CHAINS]
+        heads += [f":{name} - [0:0]" for name in (*made, *(["LVS-MARK"] if table == "mangle" else []))]
+        texts += [f"*{table}", *heads, *rules, "COMMIT"]
+    return "\n".join([*texts, ""])
+
+
+def told(
+    tables: dict[str, str],
+    own: Sequence[MarkRule] = (WEB,),
+    devices: Sequence[str] = ("lo", "eth0", "eth1"),
+    legacy: dict[str, str] | None = None,
+    local: Sequence[str] = ("192.0.2.10",),
+) -> list[dict[str, Any]]:
+    found = [*hooks(saved_rules(saved({"mangle": JUMP, **tables})), "ipv4", own=mark_chains())]
+    found += hooks(saved_rules(saved(legacy or {})), "ipv4", " of iptables-legacy")
+    way, ours = up_to_ipvs(found, {}, "ipv4")
+    return mark_troubles(Follower(way, ours, devices), own, set(local), {"192.0.2.10"})
+
+
+def short(problems: Sequence[dict[str, Any]]) -> list[str]:
+    """Kind, table, chain and position; with a question mark where it is not certain."""
+    form = "{kind}{may} {table} {chain} {position}"
+    return [form.format(**found, may="?" if " may " in found["message"] else "") for found in problems]
+
+
+VIP = "-d 192.0.2.10/32 -p tcp -m tcp --dport"
+TROUBLES: dict[str, tuple[dict[str, str], list[str]]] = {
+    # Marks of others, in every table.
+    "Kubernetes marks for masquerading": (
+        {"nat": f"-A PREROUTING {VIP} 80 -j MARK --set-xmark 0x4000/0x4000"}, ["overridden nat PREROUTING 1"],
+    ),
+    "Calico clears its bits": ({"filter": "-A INPUT -j MARK --set-xmark 0x0/0xffff"}, ["overridden filter INPUT 1"]),
+    "Calico's own bits do no harm": ({"filter": "-A INPUT -j MARK --set-xmark 0x0/0xffff0000"}, []),
+    "table security": ({"security": f"-A INPUT {TO_9}"}, ["overridden security INPUT 1"]),
+    "IPVS comes before nat INPUT": ({"nat": f"-A INPUT {TO_9}"}, []),
+    "table raw comes before ours": ({"raw": f"-A PREROUTING {TO_9}"}, []),
+    "made good by a later rule": ({"nat": f"-A PREROUTING {TO_9}\n-A PREROUTING {TO_80}"}, []),
+    "made good in another hook": ({"nat": f"-A PREROUTING {TO_9}", "filter": f"-A INPUT {TO_80}"}, []),
+    "negations leave ours out": (
+        {"filter": f"-A INPUT ! -p tcp {TO_9}\n-A INPUT ! -d 192.0.2.10/32 {TO_9}\n"
+                   f"-A INPUT -p tcp -m multiport ! --dports 80,443 {TO_9}\n-A INPUT -i lo {TO_9}"}, [],
+    ),
+    "negations that leave some in": (
+        {"filter": f"-A INPUT ! -p udp {TO_9}\n-A INPUT -p tcp -m multiport ! --dports 80 {TO_9}"},
+        ["overridden filter INPUT 1", "overridden filter INPUT 2"],
+    ),
+    "a match that is not understood": (
+        {"filter": f"-A INPUT -m set --match-set some dst {TO_9}"}, ["overridden? filter INPUT 1"],
+    ),
+    "what is known leaves ours out, whatever else": (
+        {"filter": f"-A INPUT -d 192.0.2.11/32 -m set --match-set some dst {TO_9}"}, [],
+    ),
+    # The mark of the connection.
+    "restored under other bits": (
+        {"mangle": f"{JUMP}\n-A PREROUTING -j CONNMARK --restore-mark --nfmask 0xff0000 --ctmask 0xff0000"}, [],
+    ),
+    "restored": (
+        {"mangle": f"{JUMP}\n-A PREROUTING -j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff"},
+        ["connmark mangle PREROUTING 2"],
+    ),
+    "saved before it is restored": (
+        {"mangle": f"{JUMP}\n-A PREROUTING -j CONNMARK --save-mark --nfmask 0xffffffff --ctmask 0xffffffff",
+         "filter": "-A INPUT -j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff"}, [],
+    ),
+    "restored for connections that are there": (
+        {"mangle": f"{JUMP}\n-A PREROUTING -m conntrack --ctstate ESTABLISHED -j CONNMARK --restore-mark"}, [],
+    ),
+    "nothing to restore without conntrack": (
+        {"raw": "-A PREROUTING -p tcp -j CT --notrack",
+         "mangle": f"{JUMP}\n-A PREROUTING -j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff"}, [],
+    ),
+    # Our jump is not reached.
+    "accepted before our jump": (
+        {"mangle": f"-A PREROUTING -d 192.0.2.10/32 -p tcp -j ACCEPT\n{JUMP}"}, ["bypassed mangle PREROUTING 1"],
+    ),
+    "returned for an interface": (
+        {"mangle": f"-A PREROUTING -i eth1 -j RETURN\n{JUMP}"}, ["bypassed mangle PREROUTING 1"],
+    ),
+    "accepted in a chain before our jump": (
+        {"mangle": f"-A PREROUTING -p tcp -j OWN\n-A OWN -j ACCEPT\n{JUMP}"}, ["bypassed mangle OWN 1"],
+    ),
+    "gone to a chain that comes back to nowhere": (
+        {"mangle": f"-A PREROUTING -p tcp -g OWN\n-A OWN -p udp -j ACCEPT\n{JUMP}"}, ["bypassed mangle PREROUTING 1"],
+    ),
+    "returned from a chain comes back": ({"mangle": f"-A PREROUTING -j OWN\n-A OWN -j RETURN\n{JUMP}"}, []),
+    "established ones are accepted before our jump": (
+        {"mangle": f"-A PREROUTING -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n{JUMP}"}, [],
+    ),
+    "others are accepted before our jump": (
+        {"mangle": f"-A PREROUTING -p tcp -m tcp --dport 22 -j ACCEPT\n-A PREROUTING ! -p tcp -j RETURN\n{JUMP}"}, [],
+    ),
+    "a match that is not understood before our jump": (
+        {"mangle": f"-A PREROUTING -m set --match-set some src -j ACCEPT\n{JUMP}"}, ["bypassed? mangle PREROUTING 1"],
+    ),
+    "by their mark": (
+        {"mangle": f"-A PREROUTING {TO_9}\n-A PREROUTING -m mark --mark 0x9 -j ACCEPT\n{JUMP}"},
+        ["bypassed mangle PREROUTING 2"],
+    ),
+    # Dropped.
+    "dropped by a rule": ({"filter": f"-A INPUT {VIP} 80 -j DROP"}, ["dropped filter INPUT 1"]),
+    "dropped in table raw": ({"raw": "-A PREROUTING -d 192.0.2.0/24 -j DROP"}, ["dropped raw PREROUTING 1"]),
+    "dropped in a chain": (
+        {"filter": "-A INPUT -p tcp -j OWN\n-A OWN -j REJECT --reject-with tcp-reset"}, ["dropped filter OWN 1"],
+    ),
+    "dropped by the policy": (
+        {"filter": "-P INPUT DROP\n-A INPUT -i lo -j ACCEPT\n-A INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT\n"
+                   "-A INPUT -p tcp -m tcp --dport 22 -j ACCEPT"}, ["dropped filter INPUT 0"],
+    ),
+    "one of two ports dropped by the policy": (
+        {"filter": "-P INPUT DROP\n-A INPUT -p tcp -m tcp --dport 80 -j ACCEPT"}, ["dropped filter INPUT 0"],
+    ),
+    "both ports let in": (
+        {"filter": "-P INPUT DROP\n-A INPUT -p tcp -m tcp --dport 80 -j ACCEPT\n"
+                   "-A INPUT -p tcp -m tcp --dport 443 -j ACCEPT"}, [],
+    ),
+    "let in by a chain": (
+        {"filter": "-P INPUT DROP\n-A INPUT -p tcp -j OWN\n-A OWN -p tcp -m multiport --dports 80,443 -j ACCEPT"}, [],
+    ),
+    "let in by their mark": ({"filter": "-P INPUT DROP\n-A INPUT -m mark --mark 0x50 -j ACCEPT"}, []),
+    "let in for an interface": (
+        {"filter": "-P INPUT DROP\n-A INPUT -i eth0 -p tcp -m multiport --dports 80,443 -j ACCEPT"}, [],
+    ),
+    "let in for some sources": (
+        {"filter": "-P INPUT DROP\n-A INPUT -s 10.0.0.0/8 -p tcp -m multiport --dports 80,443 -j ACCEPT"}, [],
+    ),
+    "let in because of the interface alone": (
+        {"filter": "-P INPUT DROP\n-A INPUT -i eth1 -j ACCEPT"}, ["dropped? filter INPUT 0"],
+    ),
+    "let in by what is not understood": (
+        {"filter": "-P INPUT DROP\n-A INPUT -m set --match-set some src -j ACCEPT"}, ["dropped? filter INPUT 0"],
+    ),
+    "a zone of its own for each interface": (
+        {"filter": "-A INPUT -i eth0 -g PUBLIC\n-A INPUT -i eth1 -g INNER\n"
+                   "-A PUBLIC -p tcp -m tcp --dport 80 -j ACCEPT\n"
+                   "-A PUBLIC -p tcp -m tcp --dport 443 -j ACCEPT\n-A PUBLIC -j DROP\n-A INNER -j DROP"}, [],
+    ),
+    "no zone lets them in": (
+        {"filter": "-A INPUT -i eth0 -g PUBLIC\n-A INPUT -i eth1 -g INNER\n"
+                   "-A PUBLIC -p tcp -m tcp --dport 80 -j ACCEPT\n-A PUBLIC -j DROP\n-A INNER -j DROP"},
+        ["dropped filter PUBLIC 2", "dropped filter INNER 1"],
+    ),
+    "one interface kept out": ({"filter": "-A INPUT -i eth1 -j DROP"}, []),
+    "every interface kept out": (
+        {"filter": "-A INPUT -i eth0 -j DROP\n-A INPUT -i eth1 -j DROP"},
+        ["dropped filter INPUT 1", "dropped filter INPUT 2"],
+    ),
+    "lists of sources": (
+        {"filter": "-A INPUT -s 203.0.113.9/32 -j DROP\n-A INPUT -m set --match-set blocked src -j DROP\n"
+                   "-A INPUT -p tcp -m multiport --dports 80,443 -m connlimit --connlimit-above 9 -j REJECT"}, [],
+    ),
+    "what no first packet is": (
+        {"filter": "-A INPUT -m conntrack --ctstate INVALID -j DROP\n"
+                   "-A INPUT -p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -m conntrack --ctstate NEW -j DROP\n"
+                   "-A INPUT -p tcp -m tcp --tcp-flags FIN,SYN,RST,PSH,ACK,URG NONE -j DROP\n"
+                   "-A INPUT -m addrtype --dst-type BROADCAST -j DROP\n-A INPUT -p icmp -j DROP"}, [],
+    ),
+    "only what was seen before is let in": (
+        {"raw": "-A PREROUTING -p tcp -j CT --notrack",
+         "filter": "-P INPUT DROP\n-A INPUT -p tcp -m conntrack --ctstate NEW,ESTABLISHED -j ACCEPT"},
+        ["dropped filter INPUT 0"],
+    ),
+    "Kubernetes drops by a bit": (
+        {"filter": "-A INPUT -j KUBE-FIREWALL\n-A KUBE-FIREWALL -m mark --mark 0x8000/0x8000 -j DROP"}, [],
+    ),
+    # Taken elsewhere.
+    "DNAT": (
+        {"nat": f"-A PREROUTING {VIP} 80 -j DNAT --to-destination 10.0.0.9:80"}, ["translated nat PREROUTING 1"],
+    ),
+    "Docker": (
+        {"nat": "-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER\n"
+                "-A DOCKER ! -i docker0 -p tcp -m tcp --dport 80 -j DNAT --to-destination 172.17.0.2:80"},
+        ["translated nat DOCKER 1"],
+    ),
+    "Docker with another port": (
+        {"nat": "-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER\n"
+                "-A DOCKER ! -i docker0 -p tcp -m tcp --dport 8080 -j DNAT --to-destination 172.17.0.2:80"}, [],
+    ),
+    "no translation without conntrack": (
+        {"raw": "-A PREROUTING -p tcp -j CT --notrack", "nat": f"-A PREROUTING {VIP} 80 -j REDIRECT --to-ports 8080"},
+        [],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TROUBLES)
+def test_troubles(case: str) -> None:
+    tables, expected = TROUBLES[case]
+    assert short(told(tables)) == expected
+
+
+def test_both_variants_of_iptables_count() -> None:
+    legacy = {"nat": f"-A PREROUTING {TO_9}", "mangle": f"-A INPUT {TO_9}"}
+    where = ["nat of iptables-legacy PREROUTING 1", "mangle of iptables-legacy INPUT 1"]
+    assert short(told({}, legacy=legacy)) == [f"overridden {place}" for place in where]
+
+
+def test_which_of_two_tables_of_a_priority_comes_first_is_not_known() -> None:
+    found = told({}, legacy={"mangle": f"-A PREROUTING {TO_9}"})
+    assert short(found) == ["overridden? mangle of iptables-legacy PREROUTING 1"]
+
+
+def test_without_our_jump_nothing_is_bypassed() -> None:
+    assert told({"mangle": "-A PREROUTING -p tcp -j ACCEPT"}) == []
+
+
+def test_the_message_names_table_chain_and_rule_and_what_to_do() -> None:
+    rule = '-m comment --comment "a {b}" -m set --match-set x dst -j MARK --set-xmark 0x0/0xff'
+    tables = {"filter": f"-P INPUT DROP\n-A INPUT {rule}"}
+    assert [problem["message"] for problem in told(tables)] == [
+        f"web: filter INPUT rule 1 ({rule}) "
+        "may make the mark 80 of the same packets 0; put it before our jump, or except these packets from it",
+        "web: filter INPUT (policy DROP) drops packets of the service before IPVS sees them; accept them before it, as "
+        "with iptables -I INPUT -d 192.0.2.10/32 -p tcp -m multiport --dports 80,443 -j ACCEPT",
+    ]
+
+
+def services(number: int) -> list[MarkRule]:
+    return [replace(WEB, name=f"s{n}", mark=n + 1, destination=f"192.0.{n // 250}.{n % 250}/32") for n in range(number)]
+
+
+def test_a_trouble_of_many_services_is_told_once() -> None:
+    [found] = told({"filter": f"-A INPUT -d 192.0.0.0/16 {TO_9}"}, services(300))
+    assert found["message"].startswith("s0 and 298 more: filter INPUT rule 1 ")
+
+
+def test_services_that_are_alike_are_told_apart_where_it_counts() -> None:
+    rules = {"filter": "-A INPUT -m mark --mark 0x2/0xf -j DROP\n-A INPUT -d 192.0.0.7/32 -j DROP"}
+    found = told(rules, services(20))
+    assert [(one["name"], one["position"], " more: " in one["message"]) for one in found] == [
+        ("s1", 1, True),
+        ("s7", 2, False),
+    ]
+
+
+@pytest.mark.parametrize("own, foreign", [(200, 200), (2000, 200), (200, 2000)])
+def test_the_steps_grow_with_the_number_of_rules(monkeypatch: pytest.MonkeyPatch, own: int, foreign: int) -> None:
+    """Not with its product: what a rule asks is answered for few services, whatever kind of rule there are many of."""
+    steps = 0
+
+    def counting(*arguments: Any) -> int:
+        nonlocal steps
+        steps += 1
+        return answer(*arguments)
+
+    monkeypatch.setattr(_way, "answer", counting)
+    others = [f"203.0.{n // 250}.{n % 250}/32" for n in range(foreign)]
+    tables = {
+        "nat": "\n".join(f"-A PREROUTING -d {one} -p tcp -m tcp --dport 80 -j DNAT --to 10.0.0.1" for one in others),
+        "mangle": "\n".join([JUMP, *(f"-A PREROUTING -s {one} -j MARK --set-xmark 0x0/0xff0000" for one in others)]),
+        "filter": "\n".join(
+            ["-P INPUT DROP", *(f"-A INPUT -s {one} -j DROP" for one in others), "-A INPUT -p tcp -j ACCEPT"]
+        ),
+        "security": "\n".join(f"-A INPUT -p tcp -m tcp --dport {1000 + n} -j DROP" for n in range(foreign)),
+    }
+    assert told(tables, services(own)) == []
+    assert steps < 10 * (own + foreign)
