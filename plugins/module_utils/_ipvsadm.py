@@ -30,9 +30,9 @@ def service_words(service_id: ServiceId) -> str:
     return f"-f {service_id.fwmark}{' -6' if service_id.family == IPV6 else ''}"
 
 
-def netmask_words(prefix: int, family: str) -> str:
+def netmask_words(prefix: int | str, family: str) -> str:
     """A persistence netmask as ipvsadm writes it: dotted for IPv4, a prefix length for IPv6."""
-    return str(prefix) if family == IPV6 else str(ip_network(f"0.0.0.0/{prefix}").netmask)
+    return str(prefix) if family == IPV6 or isinstance(prefix, str) else str(ip_network(f"0.0.0.0/{prefix}").netmask)
 
 
 def settings_words(service: VirtualService) -> str:

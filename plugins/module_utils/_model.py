@@ -189,13 +189,16 @@ class RealServer(NamedTuple):
 
 
 class VirtualService(NamedTuple):
-    """A virtual service of the kernel with its settings; persistence_netmask is a prefix length."""
+    """A virtual service of the kernel with its settings.
+
+    persistence_netmask is a prefix length; somebody else's IPv4 mask that is none is text, as in "0.255.255.255".
+    """
 
     id: ServiceId
     scheduler: str = "wlc"
     scheduler_flags: tuple[str, ...] = ()
     persistence_timeout: int = 0
-    persistence_netmask: int = 0
+    persistence_netmask: int | str = 0
     persistence_engine: str = ""
     one_packet: bool = False
 

@@ -94,7 +94,9 @@ class Options:
                 found.append(parse(item))
             except ValueError as error:
                 item_key = f"{key}[{place}]" if isinstance(value, (list, tuple)) else key
-                self.problem(item_key, f"{error}{as_list(item, parse)}")
+                several = as_list(item, parse)
+                # In place of what the parser suggests for a single value.
+                self.problem(item_key, f"{str(error).partition(';')[0]}{several}" if several else str(error))
         return found
 
     def mappings(self, key: str, first: str, required: bool = False) -> list[Options]:

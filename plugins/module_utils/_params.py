@@ -50,13 +50,12 @@ from ._options import (
     network,
     port,
     port_range,
+    show,
     threshold,
     unicast_address,
     weight,
 )
 
-# All that Linux has. The kernel may have others, so only words of another kind are refused here.
-SCHEDULERS = ("rr", "wrr", "lc", "wlc", "fo", "ovf", "lblc", "lblcr", "dh", "sh", "mh", "sed", "nq", "twos", "none")
 # 31 days; ipvsadm and the kernel take no more.
 PERSISTENCE_MAX = 2678400
 PROTOCOLS = ("tcp", "udp", "sctp")
@@ -80,7 +79,7 @@ persistence_engine = choice(PERSISTENCE_ENGINES)
 scheduler_name = matching(
     r"[a-z][a-z0-9_]{0,14}",
     "the name of a scheduler",
-    lambda given: suggestions.did_you_mean(given, SCHEDULERS, suggestions.SCHEDULERS),
+    suggestions.other_scheduler,
 )
 forward_method = choice(FORWARD_METHODS, suggestions.FORWARD_METHODS)
 tunnel_type = choice(TUNNEL_TYPES)
@@ -91,7 +90,7 @@ helper_name = choice(HELPERS)
 def scheduler(value: Any) -> str:
     """The name of a scheduler, Linux's own or another one, but no other word for one of its own."""
     if isinstance(value, str) and value in suggestions.SCHEDULERS:
-        raise ValueError(f"{value} is not the name of a scheduler; did you mean {suggestions.SCHEDULERS[value]}?")
+        raise ValueError(f"{show(value)} is not the name of a scheduler{suggestions.other_scheduler(value)}")
     return scheduler_name(value)
 
 

@@ -34,10 +34,13 @@ from ._model import (
     Pool,
     RouterState,
     ServiceId,
+    VirtualService,
+    family_of,
 )
 from ._netlink import NetlinkSocket
 from ._nft_listing import parse_listing
 from ._nftables import nftables_chains, table_words
+from ._suggestions import other_scheduler
 from ._wire import Entry
 
 # Seconds to wait for the lock that iptables-legacy takes; the nft variant has transactions instead and ignores it.
@@ -57,6 +60,7 @@ _MODULE_MISSING = re.compile(r"missing kernel module|line \d+ failed|No chain/ta
 # What nft says where the table, or all of nf_tables or of the family, does not exist.
 _NO_TABLE = re.compile("No such file or directory|not supported")
 
+_SHOW_IPVS = ["modprobe", "--show-depends", "ip_vs"]
 # How many changes of the IPVS table go to the kernel at once, and which ones may: ipvsadm's letters.
 _AT_ONCE = 128
 _TOGETHER = {"A": "additions", "a": "additions", "E": "edits", "e": "edits"}
@@ -151,16 +155,17 @@ class Router:
         found = self._netlink.dump(wire.CMD_GET_DAEMON) if self._netlink.family else []
         return [wire.decode_daemon(wire.nested(daemon, wire.ATTR_DAEMON)) for daemon in found]
 
-    def foresee(self, operations: Iterable[Operation]) -> None:
-        """Raises LvsError if this kernel cannot have the IPVS that the operations need; loads nothing.
+    def foresee(self, operations: Collection[Operation]) -> None:
+        """Raises LvsError if this kernel cannot have what the operations need of IPVS; loads nothing.
 
         What comes with packages is not missed: check mode also foretells the run that installs them.
         """
+        self._refuse_beside_sync(operations)
         if self._lacks_ipvs(operations) and host.installed("modprobe"):
-            asked = ["modprobe", "--show-depends", "ip_vs"]
-            status, _output, said = host.attempt(asked)
+            status, _output, said = host.attempt(_SHOW_IPVS)
             if status:
-                raise _no_ipvs(asked, status, said)
+                raise _no_ipvs(_SHOW_IPVS, status, said)
+        _expect_loadable(operations)
 
     def prepare(self, operations: Collection[Operation]) -> None:
         """See to what the operations need, before the first of them changes anything.
@@ -169,11 +174,20 @@ class Router:
         """
         for tool in {_writer(operation.id) for operation in operations if isinstance(operation, ChainEdit)}:
             host.find(tool)
+        self._refuse_beside_sync(operations)
         if self._lacks_ipvs(operations):
             loading = ["modprobe", "ip_vs"]
             status, _output, said = host.attempt(loading)
             if not self._netlink.find_family():
                 raise _no_ipvs(loading, status, said)
+
+    def _refuse_beside_sync(self, operations: Iterable[Operation]) -> None:
+        """The kernel refuses real servers of the other family while a sync daemon runs, and says EINVAL."""
+        mixed = [change for change in operations if isinstance(change, IpvsOperation) and _is_mixed(change)]
+        running = [f"{daemon['state']} on {daemon['interface']}" for daemon in self.daemons()] if mixed else []
+        if running:
+            why = "no real server may be of the other family than its service while a sync daemon runs"
+            raise LvsError(f"{ipvsadm.command_line(mixed[0])}: {why} ({', '.join(running)}); stop the daemon first")
 
     def _lacks_ipvs(self, operations: Iterable[Operation]) -> bool:
         return not self._netlink.family and any(isinstance(operation, IpvsOperation) for operation in operations)
@@ -205,6 +219,38 @@ class Router:
         yield len(step) - len(refused)
         for place, code in refused.items():
             raise KernelError(ipvsadm.command_line(step[place]), code, _meaning(step[place], code))
+
+
+def _is_mixed(change: IpvsOperation) -> bool:
+    """Whether this adds or edits a real server of the other family than its service's."""
+    server = change.real_server
+    return server is not None and change.command in "ae" and family_of(server.address) != change.service.id.family
+
+
+def _expect_loadable(operations: Iterable[Operation]) -> None:
+    """Raises LvsError for schedulers and persistence engines that the kernel would not find when they are named.
+
+    The kernel looks for them with modprobe. Where that does not even know ip_vs it cannot tell: IPVS may be built in,
+    or the modules of the running kernel may be gone after an upgrade.
+    """
+    if not host.installed("modprobe"):
+        return
+    changes = (change for change in operations if isinstance(change, IpvsOperation) and change.command in "AE")
+    naming = {module: (change, words) for change in changes for module, words in _modules_of(change.service).items()}
+    missing = [module for module in sorted(naming) if not _available(module)]
+    if missing and not host.attempt(_SHOW_IPVS)[0]:
+        lines = (
+            f"{ipvsadm.command_line(change)}: this kernel has no {words}"
+            for change, words in (naming[module] for module in missing)
+        )
+        raise LvsError("\n".join(lines))
+
+
+def _modules_of(service: VirtualService) -> dict[str, str]:
+    """The modules that the kernel asks for by itself when it is told of the service, and what it lacks without them."""
+    scheduler, engine = service.scheduler, service.persistence_engine
+    found = {f"ip_vs_{scheduler}": f"scheduler {scheduler}{other_scheduler(scheduler)}"} if scheduler != "none" else {}
+    return {**found, **({f"ip_vs_pe_{engine}": f"persistence engine {engine}"} if engine else {})}
 
 
 def _no_ipvs(argv: Sequence[str], status: int, said: str) -> LvsError:
@@ -257,8 +303,7 @@ def _payload(operation: IpvsOperation) -> bytes:
 def _meaning(operation: IpvsOperation, code: int) -> str:
     """What an errno of ip_vs_ctl.c means for this operation."""
     if operation.command in "AE" and code == errno.ENOENT:
-        engine = operation.service.persistence_engine
-        return f"it has no scheduler {operation.service.scheduler}" + (f" or no engine {engine}" if engine else "")
+        return f"it has no {' or no '.join(_modules_of(operation.service).values())}"
     return {
         errno.EEXIST: "it was added by somebody else meanwhile",
         errno.ESRCH: "the virtual service was removed by somebody else meanwhile",

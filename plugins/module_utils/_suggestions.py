@@ -13,13 +13,15 @@ from difflib import get_close_matches
 from ipaddress import ip_address, ip_network
 from typing import Any, Callable, Collection, Iterable, Mapping
 
-# How alike two words have to be: at 0.7 one wrong letter in four is forgiven, and "dh" is not taken for "sh".
-_ALIKE = 0.7
+# How alike two words have to be: "wcl" is taken for "wlc", and "dh" not for "sh".
+_ALIKE = 0.65
 # No longer text is looked at: what it takes to compare grows with the product of the lengths.
 _LONGEST = 80
 _EVERY_ADDRESS = ("any", "all", "*", "everywhere")
 _SECONDS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
+# All schedulers that come with Linux; a kernel may have others.
+_SCHEDULERS = ("rr", "wrr", "lc", "wlc", "fo", "ovf", "lblc", "lblcr", "dh", "sh", "mh", "sed", "nq", "twos", "none")
 # Words that other tools and people have for the same, with '_' for every blank and hyphen.
 SCHEDULERS = {
     "round_robin": "rr", "roundrobin": "rr", "weighted_round_robin": "wrr", "weighted_roundrobin": "wrr",
@@ -75,7 +77,12 @@ def did_you_mean(given: Any, choices: Iterable[str], meanings: Mapping[str, str]
     """The choice that a wrong word is nearest to, by what it means elsewhere or by its letters."""
     word = _plain(given)
     found = (meanings or {}).get(word) or _alike(word, choices)
-    return f"; did you mean {found}?" if found else ""
+    return "" if found in ("", given) else f"; did you mean {found}?"
+
+
+def other_scheduler(given: Any) -> str:
+    """The one of Linux's own schedulers that was meant."""
+    return did_you_mean(given, _SCHEDULERS, SCHEDULERS)
 
 
 def unknown_option(given: Any, known: Collection[str]) -> str:

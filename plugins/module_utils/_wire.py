@@ -271,8 +271,12 @@ def _flags(service: VirtualService) -> int:
 def _netmask(service: VirtualService) -> bytes:
     """A prefix length for IPv6, a mask in network order for IPv4."""
     prefix = service.persistence_netmask
-    if service.id.family == IPV6:
-        return _U32.pack(prefix)
+    if isinstance(prefix, str):
+        return _packed(prefix)[:4]
+    return _U32.pack(prefix) if service.id.family == IPV6 else _mask(prefix)
+
+
+def _mask(prefix: int) -> bytes:
     return struct.pack("!I", (0xFFFFFFFF << (32 - prefix)) & 0xFFFFFFFF)
 
 
@@ -307,10 +311,14 @@ def decode_id(found: Attributes) -> ServiceId:
     )
 
 
-def _prefix(family: str, found: Attributes) -> int:
+def _prefix(family: str, found: Attributes) -> int | str:
+    """A prefix length; of an IPv4 mask that is none, such as 0.255.255.255, the mask itself."""
+    number = _integer(_U32, found, SVC_NETMASK)
     if family == IPV6:
-        return _integer(_U32, found, SVC_NETMASK)
-    return bin(_integer(_U32, found, SVC_NETMASK)).count("1")
+        return number
+    prefix = bin(number).count("1")
+    mask = _U32.pack(number)
+    return prefix if mask == _mask(prefix) else _address(IPV4, mask)
 
 
 # -- real servers -------------------------------------------------------------------------------------------------

@@ -223,6 +223,8 @@ class Ipvs:
 
     def __init__(self) -> None:
         self.services: dict[bytes, Service] = {}
+        # Sync daemons, as attributes.
+        self.daemons: list[Attributes] = []
 
     def request(self, command: int, body: bytes) -> int:
         """One change; 0, or the errno of the refusal, checked in the order of ip_vs_ctl.c."""
@@ -287,13 +289,15 @@ class Ipvs:
         tunnel = u32(wanted[3]) == 2
         if address.is_multicast or address.is_unspecified or (wanted[11] != service.attributes[1] and not tunnel):
             return errno.EINVAL
+        if self.daemons and wanted[11] != service.attributes[1]:
+            return errno.EINVAL
         return errno.EINVAL if wanted.get(13) == b"\1" and wanted.get(14, b"\0\0") == b"\0\0" else 0
 
     def dump(self, command: int, body: bytes) -> list[bytes]:
         if command == 4:
             return [pack((1, self._reported(service.attributes))) for service in self.services.values()]
         if command == 11:
-            return []
+            return [pack((3, pack(*daemon.items()))) for daemon in self.daemons]
         assert command == 8, f"an unknown dump: {command}"
         service = self.services[self._key(unpack(unpack(body)[1]))]
         # The newest comes first.
@@ -535,7 +539,8 @@ class FakeKernel:
 
     def _modprobe(self, arguments: list[str]) -> Any:
         *options, module = arguments
-        there = self.loadable if module == "ip_vs" else module in self.loadable_modules
+        own = {"ip_vs", *(f"ip_vs_{name}" for name in SCHEDULERS), *(f"ip_vs_pe_{name}" for name in ENGINES)}
+        there = self.loadable if module in own else module in self.loadable_modules
         if not there:
             return SimpleNamespace(returncode=1, stdout="", stderr=f"modprobe: FATAL: Module {module} not found.\n")
         if options == ["--show-depends"]:

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -17,10 +19,18 @@ from hypothesis import strategies as st
 from ansible_collections.lvs.fleet.plugins.module_utils import _engine, _host
 from ansible_collections.lvs.fleet.plugins.module_utils._engine import Outcome, Target, converge
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LockError, LvsError, ParseError, ToolError
-from ansible_collections.lvs.fleet.plugins.module_utils._model import IPTABLES, MARKINGS, IpvsOperation, Operation
-from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_services
-from ansible_collections.lvs.fleet.plugins.module_utils._plan import plan, virtual_services_target
+from ansible_collections.lvs.fleet.plugins.module_utils._model import (
+    IPTABLES,
+    MARKINGS,
+    IpvsOperation,
+    Operation,
+    ServiceId,
+    VirtualService,
+)
+from ansible_collections.lvs.fleet.plugins.module_utils._params import ipvs_services, virtual_services
+from ansible_collections.lvs.fleet.plugins.module_utils._plan import plan, pools_target, virtual_services_target
 from ansible_collections.lvs.fleet.plugins.module_utils._router import Router
+from ansible_collections.lvs.fleet.plugins.module_utils._wire import encode_service
 from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel, Rule
 from ansible_collections.lvs.fleet.tests.unit.running import CHAIN, CHAINS, MARKS, MARKS6, kernel_with, read
 from ansible_collections.lvs.fleet.tests.unit.strategies import declared_services, states
@@ -302,6 +312,68 @@ def test_without_modprobe_check_mode_cannot_tell(monkeypatch: pytest.MonkeyPatch
     assert run(kernel, wanting(BEFORE), check=True).operations
 
 
+def test_check_mode_knows_schedulers_and_engines_that_the_kernel_has_not() -> None:
+    """modprobe is asked, as the kernel asks it; all that is missing is named at once."""
+    kernel = FakeKernel()
+    wrong = [{**BEFORE[0], "scheduler": "wcl", "persistence_timeout": 60, "persistence_engine": "sip"}]
+    wrong[0]["traffic"] = TRAFFIC
+    assert "ip_vs_wlc" not in kernel.modules, "not loaded, but there"
+    with pytest.raises(LvsError) as caught:
+        run(kernel, wanting(wrong), check=True)
+    assert str(caught.value) == (
+        "ipvsadm -A -f 80 -6 -s wcl -p 60 --pe sip: this kernel has no scheduler wcl; did you mean wlc?"
+    )
+    with pytest.raises(LvsError, match=r"\(it has no scheduler wcl; did you mean wlc\? or no persistence engine sip\)"):
+        run(kernel, wanting(wrong))
+    assert kernel.ipvs.services == {}
+
+
+def test_of_what_is_in_use_or_built_in_modprobe_need_not_know() -> None:
+    kernel = FakeKernel()
+    custom = [{**BEFORE[0], "scheduler": "custom"}]
+    kernel.modules.add("ip_vs_custom")
+    assert run(kernel, wanting(custom), check=True).operations
+    kernel.modules.remove("ip_vs_custom")
+    with pytest.raises(LvsError, match=r"this kernel has no scheduler custom$"):
+        run(kernel, wanting(custom), check=True)
+    kernel.loadable = False
+    assert run(kernel, wanting(custom), check=True).operations
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_real_servers_of_the_other_family_are_refused_beside_a_sync_daemon(check: bool) -> None:
+    """The kernel would say EINVAL, and means something else by it in all other cases."""
+    kernel = FakeKernel()
+    mixed = {"fwmark": 80, "real_servers": [{"address": "2001:db8:1::1", "forward_method": "tunnel"}]}
+    declared = ipvs_services([mixed])
+    kernel.ipvs.daemons = [{1: struct.pack("=I", 1), 2: b"eth1\0", 3: struct.pack("=I", 7)}]
+    with kernel.running(), Router((), ipvs=True) as router, pytest.raises(LvsError) as caught:
+        converge(router, lambda current: pools_target(current, declared, False), check, 30)
+    assert str(caught.value) == (
+        "ipvsadm -a -f 80 -r 2001:db8:1::1 -i -w 1 --tun-type ipip: no real server may be of the other family than its "
+        "service while a sync daemon runs (master on eth1); stop the daemon first"
+    )
+    assert kernel.writes == 0
+    kernel.ipvs.daemons = []
+    with kernel.running(), Router((), ipvs=True) as router:
+        assert converge(router, lambda current: pools_target(current, declared, False), check, 30).operations
+
+
+def test_a_mask_that_is_no_prefix_is_seen_and_comes_back() -> None:
+    """Somebody's "ipvsadm -M 0.255.255.255" is neither taken for /24, nor lost when a failure is undone."""
+    kernel = FakeKernel()
+    odd = VirtualService(ServiceId("ipv4", 80), persistence_timeout=60, persistence_netmask="0.255.255.255")
+    assert kernel.ipvs.request(1, encode_service(odd)) == 0
+    there = deepcopy(kernel.ipvs.services)
+    web = wanting([{**BEFORE[0], "persistence_timeout": 60, "persistence_netmask": 24}])
+    operations = run(kernel, web, check=True).operations
+    assert ["ipvsadm -E -f 80 -s wlc -p 60 -M 255.255.255.0"] in map(_engine.describe, operations)
+    kernel.refused = lambda number: number == len(operations) - 1
+    with pytest.raises(LvsError, match="the router is as it was before"):
+        run(kernel, web)
+    assert kernel.ipvs.services == there
+
+
 @pytest.mark.parametrize("said", ["iptables-restore: line 5 failed", "Another app is currently holding the lock."])
 def test_a_module_that_is_missing_is_named(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """If it may have been the reason; those that are there are not named."""
@@ -358,7 +430,7 @@ def test_a_table_that_cannot_be_read(status: int, error: Any, said: str, monkeyp
                                   "scheduler nosuch)"),
         ({"scheduler": "nosuch", "persistence_engine": "sip"},
          "ipvsadm -A -f 8 -s nosuch --pe sip: the kernel says: No such file or directory (it has no scheduler nosuch "
-         "or no engine sip)"),
+         "or no persistence engine sip)"),
     ],
 )  # fmt: skip
 def test_an_unknown_scheduler(change: dict[str, Any], said: str) -> None:

@@ -184,7 +184,7 @@ SERVICES = [
     ([web(forward_method="nat")], "services[0].forward_method: 'nat' is not one of masquerade, direct, tunnel; did you "
                                     "mean masquerade?"),
     ([web(scheduler="round_robin")],
-     "services[0].scheduler: round_robin is not the name of a scheduler; did you mean rr?"),
+     "services[0].scheduler: 'round_robin' is not the name of a scheduler; did you mean rr?"),
     # real servers
     ([server(address="::ffff:10.0.0.1")],
      "services[0].real_servers[0].address: '::ffff:10.0.0.1' is an IPv4 address in "

@@ -140,11 +140,42 @@ def test_refused_because_ipvsadm_would_not_restore_it(router: Router) -> None:
 
 def test_the_kernel_refuses_what_validation_lets_through(router: Router) -> None:
     """An errno of the kernel comes out in words, with the operation that it refused."""
-    message = router.fail("ipvs_service", services=[{"fwmark": 1, "persistence_engine": "sip", "scheduler": "nosuch"}])
-    assert message == (
+    services = [{"fwmark": 1, "persistence_engine": "sip", "scheduler": "nosuch"}]
+    assert router.fail("ipvs_service", services=services) == (
         "ipvsadm -A -f 1 -s nosuch --pe sip: the kernel says: No such file or directory"
-        " (it has no scheduler nosuch or no engine sip)\nNothing had been changed."
+        " (it has no scheduler nosuch or no persistence engine sip)\nNothing had been changed."
     )
+    foretold = router.fail("ipvs_service", check=True, services=services)
+    assert "ipvsadm -A -f 1 -s nosuch --pe sip: this kernel has no scheduler nosuch" in foretold.splitlines()
+
+
+def test_real_servers_of_the_other_family_beside_a_sync_daemon(router: Router) -> None:
+    """The kernel says EINVAL of them for as long as the daemon runs, and takes them then."""
+    services = [{"fwmark": 1, "real_servers": [{"address": "2001:db8:1::1", "forward_method": "tunnel"}]}]
+    router.tool("ip", "-batch", "-", stdin="link add sync0 type dummy\nlink set sync0 up multicast on\n")
+    router.tool("ip", "addr", "add", "10.77.0.1/24", "dev", "sync0")
+    router.ipvsadm("-A -f 1 -s wlc\n--start-daemon master --mcast-interface sync0 --syncid 10")
+    try:
+        assert router.attempt("ipvsadm", "-a", "-f", "1", "-r", "[2001:db8:1::1]", "-i").returncode
+        before = router.snapshot()
+        for check in (True, False):
+            assert router.fail("ipvs_service", check=check, services=services) == (
+                "ipvsadm -a -f 1 -r 2001:db8:1::1 -i -w 1 --tun-type ipip: no real server may be of the other family "
+                "than its service while a sync daemon runs (master on sync0); stop the daemon first"
+            )
+        assert router.snapshot() == before
+    finally:
+        router.ipvsadm("--stop-daemon master")
+    assert router.run("ipvs_service", services=services)["changed"]
+
+
+def test_a_hand_made_mask_that_is_no_prefix(router: Router) -> None:
+    """It has as many bits as /24, and is not /24."""
+    router.ipvsadm("-A -f 1 -s wlc -p 60 -M 0.255.255.255")
+    services = [{"fwmark": 1, "persistence_timeout": 60, "persistence_netmask": 24}]
+    done = router.run("ipvs_service", services=services)
+    assert done["operations"] == ["ipvsadm -E -f 1 -s wlc -p 60 -M 255.255.255.0"]
+    assert not router.run("ipvs_service", services=services)["changed"]
 
 
 def test_lock(router: Router) -> None:
