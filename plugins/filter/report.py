@@ -1,12 +1,18 @@
 # Copyright: lvs.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a run of the role lvs_router has found on each router, from the results that its tasks register."""
+"""What a run of the role lvs_router has found on each router, from the results that its tasks register.
+
+The results come from the routers: they may be of any shape, and their text is only repeated as plain lines.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+
+from ansible_collections.lvs.fleet.plugins.module_utils._errors import MISSHAPEN
+from ansible_collections.lvs.fleet.plugins.module_utils._text import plain
 
 # In the order in which the role comes to them. Those that every run has to come to are the proof that nothing differs.
 PROOF = ("__lvs_router_services", "__lvs_router_kept")
@@ -38,9 +44,18 @@ def audit_lines(report: Mapping[str, Any]) -> list[str]:
 
 
 def _router(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry of one router. What one of them answers must not keep the others from being compared."""
+    try:
+        return _entry(variables)
+    except MISSHAPEN as error:
+        message = plain(f"its answers are not understood: {error!r}")
+        return {"status": "failed", "message": message, "operations": [], "problems": []}
+
+
+def _entry(variables: Mapping[str, Any]) -> dict[str, Any]:
     results = {name: variables[name] for name in (INFO, *RESULTS) if name in variables}
     operations = [line for name in RESULTS if name in results for line in _operations(name, results)]
-    status, message = _status(results, str(variables.get(FAILURE, "")))
+    status, message = _status(results, _plain_lines(variables.get(FAILURE, "")))
     return {
         "status": "differs" if status == "as_declared" and operations else status,
         "message": message,
@@ -63,7 +78,11 @@ def _status(results: Mapping[str, Any], failure: str) -> tuple[str, str]:
 
 
 def _message(result: Mapping[str, Any]) -> str:
-    return str(result.get("msg", "no message")).strip()
+    return _plain_lines(result.get("msg", "no message"))
+
+
+def _plain_lines(text: Any) -> str:
+    return "\n".join(plain(line) for line in str(text).strip().split("\n"))
 
 
 def _operations(name: str, results: Mapping[str, Any]) -> list[str]:
@@ -72,25 +91,34 @@ def _operations(name: str, results: Mapping[str, Any]) -> list[str]:
     if not result.get("changed"):
         return []
     if "operations" in result:
-        return [str(operation) for operation in result["operations"]]
+        return _plain_list(result["operations"])
     if "cmd" in result:
-        return [" ".join(result["cmd"])]
+        return [" ".join(_plain_list(result["cmd"]))]
     if name == "__lvs_router_restorer":
         return ["install what restores rules at boot"]
-    return [f"install what brings {', '.join(results['__lvs_router_machine']['missing_commands'])}"]
+    return [f"install what brings {', '.join(_plain_list(results['__lvs_router_machine']['missing_commands']))}"]
+
+
+def _plain_list(said: Any) -> list[str]:
+    """What a router lists where something changed. Raises TypeError or ValueError if that is no list, or nothing."""
+    if isinstance(said, str):
+        raise TypeError("a text in place of a list")
+    if not said:
+        raise ValueError("something changed, and nothing says what")
+    return [plain(item) for item in said]
 
 
 def _problems(info: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What lvs_info says, or why it could not."""
     if "problems" in info:
-        return [{"kind": str(found["kind"]), "message": str(found["message"])} for found in info["problems"]]
+        return [{"kind": plain(found["kind"]), "message": plain(found["message"])} for found in info["problems"]]
     return [] if info.get("unreachable") or not info else [{"kind": "lvs_info", "message": _message(info)}]
 
 
 def _lines(router: str, entry: Mapping[str, Any]) -> list[str]:
-    said = [*entry["message"].splitlines(), *entry["operations"]]
+    said = [*filter(None, entry["message"].split("\n")), *entry["operations"]]
     problems = [f"problem: {problem['message']}" for problem in entry["problems"]]
-    return [f"{router}: {WORDS[entry['status']]}", *(f"    {line}" for line in [*said, *problems])]
+    return [f"{plain(router)}: {WORDS[entry['status']]}", *(f"    {line}" for line in [*said, *problems])]
 
 
 class FilterModule:

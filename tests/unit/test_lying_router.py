@@ -1,0 +1,331 @@
+# Copyright: lvs.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Routers that lie: nothing of what their modules answer is a path, a template, or text that leaves its place."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible.errors import AnsibleFilterError
+from ansible.inventory.manager import InventoryManager
+from ansible.parsing.dataloader import DataLoader
+from ansible.vars.manager import VariableManager
+
+from ansible_collections.lvs.fleet.plugins.filter.report import audit, audit_lines
+from ansible_collections.lvs.fleet.plugins.filter.trust import adopted
+from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_services
+
+TOP = Path(__file__).parents[2]
+# What runs if anything that a router says is ever a template. The word is a path, and is put in by each test.
+RUN = "lookup('pipe', 'touch CANARY')"
+LIES: dict[str, Any] = {
+    "expression": f"{{{{ {RUN} }}}}",
+    "statement": f"{{% if {RUN} %}}x{{% endif %}}",
+    "another-template": f"#jinja2:variable_start_string:'[%',variable_end_string:'%]'\n[% {RUN} %]",
+    "line-break": "x\nlvs_router_marking: nftables",
+    "next-line": "x\x85lvs_router_marking: nftables",
+    "line-separator": "x\u2028lvs_router_marking: nftables",
+    "carriage-return": "x\rlvs_router_marking: nftables",
+    "escape": "x\x1b]0;title\x07\x1b[2J\x9b31m",
+    "backwards": "x\u202e\ufeffy",
+    "surrogate": "x\ud800y",
+    "nul": "x\0y",
+    "path": "../../../../../../../../etc/passwd",
+    "root": "/etc/passwd",
+    "huge": "x" * 100_000,
+    "nothing": None,
+    "number": -1,
+    "fraction": 0.5,
+    "truth": True,
+    "list": [],
+    "deep": [[[[{"x": [[]]}]]]],
+    "mapping": {"x": "y"},
+    "no-text": "",
+}
+
+SERVICE: dict[str, Any] = {
+    "name": "fwmark-80",
+    "fwmark": 80,
+    "traffic": [
+        {"destination": ["192.0.2.10"], "protocol": ["tcp"], "ports": [80, "443:444"], "source": ["10.0.0.0/8"],
+         "in_interface": "eth0"},
+    ],
+    "scheduler": "mh",
+    "scheduler_flags": ["mh-port"],
+    "persistence_timeout": 300,
+    "persistence_netmask": 24,
+    "persistence_engine": "sip",
+    "one_packet": True,
+    "real_servers": [
+        {"address": "10.0.0.11", "weight": 1, "forward_method": "tunnel", "upper_threshold": 9, "lower_threshold": 5,
+         "tunnel_type": "gue", "tunnel_port": 5555, "tunnel_checksum": "csum"},
+    ],
+}  # fmt: skip
+INFO: dict[str, Any] = {
+    "changed": False,
+    "services": [],
+    "adoptable": [SERVICE],
+    "not_adoptable": ["mark 7: there is no ipv4 service for it; its rules stay as they are"],
+    "problems": [{"kind": "jump", "message": "the ipv4 chain LVS-MARK is not entered", "family": "ipv4"}],
+}
+DONE = {"changed": True, "operations": ["write /etc/lvs/ipvs.rules"], "diff": {"before": "", "after": ""}}
+ANSWERS: dict[str, Any] = {
+    "lvs_info": INFO,
+    "machine_info": {"changed": False, "os_family": "Debian", "os_version": "12", "missing_commands": [],
+                     "settings": {"net.ipv4.vs.conntrack": "0"}, "paths": ["/etc/lvs/vips"]},
+    "lvs_service": DONE,
+    "boot_files": DONE,
+    "ip_objects": DONE,
+    "iptables_mss": DONE,
+    "command": {"changed": True, "cmd": ["sysctl", "--write"], "stdout": "[]", "rc": 0, "stderr": ""},
+    "systemd_service": {"changed": False},
+}  # fmt: skip
+
+
+def places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The ways to every value inside of one, and to itself."""
+    yield above
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from places(item, (*above, key))
+
+
+def with_lie(value: Any, place: tuple[Any, ...], lie: Any) -> Any:
+    """The same with something else in one place."""
+    if not place:
+        return copy.deepcopy(lie)
+    changed = copy.copy(value)
+    changed[place[0]] = with_lie(value[place[0]], place[1:], lie)
+    return changed
+
+
+def is_plain(text: str) -> bool:
+    return text.isprintable() and not re.search(r"\{[{%#]|#jinja2:", text)
+
+
+# -- what the filters make of it ----------------------------------------------------------------------------------
+
+
+def test_adopting_the_truth() -> None:
+    assert yaml.safe_load(adopted(INFO, "router1"))["lvs_services"] == [SERVICE]
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_adopting_lies(lie: str) -> None:
+    """Refused, or a file that says no more than a service and comments."""
+    told = 0
+    for place in (*places(INFO["adoptable"], ("adoptable",)), *places(INFO["not_adoptable"], ("not_adoptable",))):
+        try:
+            text = adopted(with_lie(INFO, place, LIES[lie]), "router1")
+        except AnsibleFilterError as error:
+            assert all(line.isprintable() for line in str(error).split("\n"))
+            continue
+        told += 1
+        comments, _mark, body = text.partition("---\n")
+        assert all(line.startswith("# ") and len(line) < 3000 for line in comments.splitlines())
+        assert all(map(is_plain, text.splitlines()))
+        assert yaml.safe_load(text) == yaml.safe_load(body)
+        assert yaml.safe_load(text).keys() == {"lvs_router_adopt", "lvs_services"}
+        virtual_services(yaml.safe_load(text)["lvs_services"])
+    assert told or lie not in ("expression", "escape")
+
+
+RESULTS = {
+    "lvs_audit_info": INFO,
+    "__lvs_router_machine": {"changed": False, "missing_commands": ["nft"]},
+    "__lvs_router_installed": {"changed": True},
+    "__lvs_router_set": {"changed": True, "cmd": ["sysctl", "--write", "net.ipv4.vs.conntrack=1"]},
+    "__lvs_router_services": DONE,
+    "__lvs_router_kept": {**DONE, "msg": "what it said", "failed": False},
+    "lvs_audit_failure": "what went wrong",
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_reporting_lies(lie: str) -> None:
+    """The report is one, the honest router's entry is its own, and a lie does not make a router "as declared"."""
+    honest = audit(["router2"], {"router2": RESULTS})["routers"]["router2"]
+    for place in places(RESULTS):
+        if place:
+            found = with_lie(RESULTS, place, LIES[lie])
+            report = audit(["router1", "router2"], {"router1": found, "router2": RESULTS})
+            assert report["routers"]["router2"] == honest
+            assert not report["as_declared"]
+            lines = audit_lines(json.loads(json.dumps(report)))
+            assert all(map(is_plain, lines)) and all(len(line) < 3000 for line in lines), place
+            assert [line for line in lines if line[0] != " "] == [
+                line for line in lines if re.fullmatch(r"router[12]: (differs|failed|unreachable)", line)
+            ]
+
+
+def test_a_change_that_nothing_tells_of_is_no_silence() -> None:
+    for operations in ([], None, "x", 7):
+        results = {**RESULTS, "__lvs_router_services": {"changed": True, "operations": operations}}
+        del results["lvs_audit_failure"]
+        found = audit(["router1"], {"router1": results})["routers"]["router1"]
+        assert found["status"] == "failed" and found["message"].startswith("its answers are not understood")
+
+
+# -- what the playbooks make of it --------------------------------------------------------------------------------
+
+# In place of Python on the router. It answers every module in words that were laid down for it, and runs none.
+LIAR = """\
+#!/bin/sh
+module=${1##*/AnsiballZ_}
+cat "$(dirname "$0")/${module%.py}.json"
+"""
+
+
+class Fleet:
+    """Routers that lie, each in its own way, and a controller that must not mind."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.canary = folder / "canary"
+        self.hosts: list[str] = []
+        (folder / "inventory").mkdir()
+
+    def add(self, name: str, answers: Mapping[str, Any]) -> None:
+        """A router with these answers."""
+        home = self.folder / "routers" / name
+        home.mkdir(parents=True)
+        (home / "python").write_text(LIAR)
+        (home / "python").chmod(0o755)
+        for module, answer in {**ANSWERS, **answers}.items():
+            text = json.dumps(answer).replace("CANARY", str(self.canary))
+            (home / f"{module}.json").write_text(text)
+        self.hosts.append(name)
+
+    def play(self, playbook: str, *words: str) -> subprocess.CompletedProcess[str]:
+        here = {"ansible_connection": "local", "ansible_become": False}
+        routers = {name: {"ansible_python_interpreter": f"{self.folder}/routers/{name}/python"} for name in self.hosts}
+        group = {"hosts": routers, "vars": {"lvs_services": []}}
+        groups = {"lvs_routers": group, "lvs_real_servers": group,
+                  "ungrouped": {"hosts": {"localhost": {"ansible_python_interpreter": sys.executable}}}}  # fmt: skip
+        text = yaml.safe_dump({"all": {"vars": here, "children": groups}})
+        (self.folder / "inventory/hosts.yml").write_text(text)
+        program = Path(sys.executable).parent / "ansible-playbook"
+        return subprocess.run(
+            [program, "-i", "inventory", playbook, *words],
+            cwd=self.folder,
+            env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_FORKS": "10",
+                 "ANSIBLE_LOCAL_TEMP": f"{self.folder}/tmp", "ANSIBLE_REMOTE_TEMP": f"{self.folder}/tmp"},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    def files(self) -> set[str]:
+        """The files of the controller, but for those that Ansible makes for itself."""
+        found = (path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if not path.is_dir())
+        return {name for name in found if not name.startswith(("routers/", "tmp/"))}
+
+    def variables(self) -> dict[str, Any]:
+        """The inventory as the next playbook gets it."""
+        loader = DataLoader()
+        inventory = InventoryManager(loader, [f"{self.folder}/inventory"])
+        manager = VariableManager(loader, inventory)
+        return {name: manager.get_vars(host=inventory.get_host(name)) for name in self.hosts}
+
+
+@pytest.fixture(name="fleet")
+def lying_fleet(tmp_path: Path) -> Fleet:
+    return Fleet(tmp_path)
+
+
+# Facts with names that the playbooks ask for. Ansible makes variables of them, above those of the inventory.
+FACTS = {
+    "ansible_facts": {
+        "adopt_dir": "CANARY", "adopt_overwrite": True, "inventory_dir": "CANARY", "audit_report": "CANARY",
+        "lvs_adopt_folder": "CANARY", "lvs_audit_file": "CANARY", "role_path": "CANARY", "playbook_dir": "CANARY",
+        "target": "CANARY", "inventory_hostname": "../CANARY",
+    },
+}  # fmt: skip
+
+
+def test_adopt(fleet: Fleet) -> None:
+    """Lies in what is written, by a router that would write elsewhere, or again; and the inventory afterwards."""
+    for lie in ("expression", "another-template", "line-separator", "path", "mapping"):
+        fleet.add(f"name-{lie}", {"lvs_info": {**INFO, "adoptable": [{**SERVICE, "name": LIES[lie]}]}})
+    # Ansible itself refuses a surrogate.
+    reasons = [value for lie, value in LIES.items() if lie != "surrogate"]
+    fleet.add("reasons", {"lvs_info": {**INFO, **FACTS, "not_adoptable": reasons}})
+    fleet.add("again", {"lvs_info": {**INFO, **FACTS}})
+    kept = fleet.folder / "inventory/host_vars/again"
+    kept.mkdir(parents=True)
+    (kept / "lvs_services.yml").write_text("lvs_services: []\n")
+    run = fleet.play("lvs.fleet.adopt")
+    written = {f"inventory/host_vars/{name}/lvs_services.yml" for name in ("reasons", "again")}
+    assert fleet.files() == {"inventory/hosts.yml", *written}, run.stdout + run.stderr
+    assert all(char.isprintable() or char == "\n" for char in run.stdout + run.stderr)
+    variables = fleet.variables()
+    assert {name: found["lvs_services"] for name, found in variables.items() if found["lvs_services"]} == {
+        "reasons": [SERVICE]
+    }
+    assert not any("lvs_router_marking" in found for found in variables.values())
+
+
+def test_adopt_keeps_modes(fleet: Fleet) -> None:
+    modes = {"router1": 0o700, "router2": 0o2775}
+    for name, mode in modes.items():
+        fleet.add(name, {})
+        folder = fleet.folder / "inventory/host_vars" / name
+        folder.mkdir(parents=True)
+        folder.chmod(mode)
+        (folder / "lvs_services.yml").touch()
+        (folder / "lvs_services.yml").chmod(mode & 0o660)
+    fleet.add("router3", {})
+    run = fleet.play("lvs.fleet.adopt", "-e", "adopt_overwrite=true")
+    assert run.returncode == 0, run.stdout + run.stderr
+    found = {path.name: path.stat().st_mode & 0o7777 for path in (fleet.folder / "inventory/host_vars").iterdir()}
+    assert found == {**modes, "router3": 0o755}
+    files = sorted((fleet.folder / "inventory/host_vars").glob("*/lvs_services.yml"))
+    assert [path.stat().st_mode & 0o777 for path in files] == [0o600, 0o660, 0o644]
+
+
+def test_adopt_of_names_that_are_paths(fleet: Fleet) -> None:
+    fleet.hosts = ["../up", str(fleet.canary), ".hidden", "..", "a/../../b"]
+    run = fleet.play("lvs.fleet.adopt")
+    assert fleet.files() == {"inventory/hosts.yml"}
+    for name in fleet.hosts:
+        assert f"{name}: no folder of this name is made." in run.stdout + run.stderr
+
+
+def test_audit(fleet: Fleet) -> None:
+    """Each lie in all places at once from which the playbook takes words, by routers that come to different ends."""
+    for lie in ("expression", "another-template", "escape", "mapping"):
+        value = LIES[lie]
+        said = {**INFO, "problems": [{"kind": value, "message": value}]}
+        operations = {"changed": True, "operations": [value]}
+        fleet.add(f"differs-{lie}", {"lvs_info": said, "lvs_service": operations, "boot_files": operations})
+        fleet.add(f"fails-{lie}", {"lvs_service": {"failed": True, "msg": value}, "lvs_info": {**INFO, **FACTS}})
+        fleet.add(f"family-{lie}", {"machine_info": {**ANSWERS["machine_info"], "os_family": value}})
+    run = fleet.play("lvs.fleet.audit", "-e", "audit_report=audit.json")
+    said = run.stdout + run.stderr
+    assert run.returncode == 2 and fleet.files() == {"inventory/hosts.yml", "audit.json"}, said
+    report = json.loads((fleet.folder / "audit.json").read_text())
+    assert sorted(report["routers"]) == sorted(fleet.hosts)
+    for name, entry in report["routers"].items():
+        wanted = "differs" if name.startswith("differs-") else "failed"
+        assert entry["status"] == wanted, (name, entry)
+    assert all(map(is_plain, audit_lines(report)))
+
+
+def test_audit_report_at_places_that_are_no_files(fleet: Fleet) -> None:
+    fleet.add("router1", {})
+    (fleet.folder / "kept").write_text("kept\n")
+    (fleet.folder / "link").symlink_to("kept")
+    for value in ("", "inventory", "link"):
+        run = fleet.play("lvs.fleet.audit", "-e", f"audit_report={value}")
+        assert run.returncode == 2, run.stdout
+        assert fleet.files() == {"inventory/hosts.yml", "kept", "link"}
+        assert (fleet.folder / "kept").read_text() == "kept\n"
