@@ -16,6 +16,7 @@ from typing import Mapping, NamedTuple, Tuple, Union
 IPV4 = "ipv4"
 IPV6 = "ipv6"
 FAMILIES = (IPV4, IPV6)
+FAMILY_WORDS = {IPV4: "IPv4", IPV6: "IPv6"}
 FULL_NETMASK = {IPV4: 32, IPV6: 128}
 EVERYWHERE = {IPV4: "0.0.0.0/0", IPV6: "::/0"}
 FULL_MASK = 0xFFFFFFFF

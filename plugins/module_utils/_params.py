@@ -18,6 +18,7 @@ from ._errors import ValidationError
 from ._iptables import merge_ports, split_ports
 from ._model import (
     FAMILIES,
+    FAMILY_WORDS,
     FULL_MASK,
     FULL_NETMASK,
     GENERIC_FLAGS,
@@ -114,7 +115,9 @@ def mark_rules(options: Options, label: str, mark: int, mask: int = FULL_MASK) -
     in_interface = options.one("in_interface", interface, "")
     for family in sorted({family_of(destination) for destination in destinations}):
         if sources != [""] and not any(family_of(source) == family for source in sources):
-            options.problem("source", f"has no {_spoken(family)} network, but a destination is {_spoken(family)}")
+            options.problem(
+                "source", f"has no {FAMILY_WORDS[family]} network, but a destination is {FAMILY_WORDS[family]}"
+            )
     return [
         MarkRule(label, mark, destination, protocol, group, _narrowed(source), in_interface, mask)
         for destination in destinations
@@ -128,10 +131,6 @@ def mark_rules(options: Options, label: str, mark: int, mask: int = FULL_MASK) -
 def _narrowed(source: str) -> str:
     """A source of everywhere is no condition; iptables does not even print it."""
     return "" if source in ("0.0.0.0/0", "::/0") else source
-
-
-def _spoken(family: str) -> str:
-    return "IPv6" if family == IPV6 else "IPv4"
 
 
 def service_settings(options: Options) -> Callable[[ServiceId], VirtualService]:
@@ -275,7 +274,7 @@ def _check_families(servers: Iterable[tuple[Options, RealServer]], families: Seq
     for item, server in servers:
         family = family_of(server.address)
         if families and family not in families:
-            item.problem("address", f"{server.address} is {_spoken(family)}, but no destination of the service is")
+            item.problem("address", f"{server.address} is {FAMILY_WORDS[family]}, but no destination of the service is")
 
 
 def ftp_rules(
@@ -297,7 +296,7 @@ def ftp_rules(
         vips = {rule.destination for rule in rules if rule.family == family}
         vip, _slash, length = min(vips, default="").partition("/")
         if len(vips) != 1 or int(length) != FULL_NETMASK[family]:
-            options.problem("helper", f"ftp with masquerading needs one {_spoken(family)} address as destination")
+            options.problem("helper", f"ftp with masquerading needs one {FAMILY_WORDS[family]} address as destination")
         else:
             # In one order, whatever that of the real servers: the kernel does not keep theirs.
             own = sorted(server.address for server in masqueraded if family_of(server.address) == family)

@@ -137,6 +137,7 @@ import gc
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.lvs.fleet.plugins.module_utils._doubts import mark_doubts
 from ansible_collections.lvs.fleet.plugins.module_utils._engine import converge, invocation
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError
 from ansible_collections.lvs.fleet.plugins.module_utils._iptables import DEFAULT_CHAIN, mark_chains
@@ -169,6 +170,8 @@ def main() -> None:
 
     try:
         declared = marks(module.params["rules"], absent=absent)
+        for doubt in mark_doubts(declared) if not absent else []:
+            module.warn(doubt)
         adopting = declared.rules if module.params["adopt"] and not absent else ()
         with Router(mark_chains(chain_of(module.params["chain"])), ipvs=False, adopting=adopting) as router:
             outcome = converge(router, target, module.check_mode, module.params["lock_timeout"], module.warn)

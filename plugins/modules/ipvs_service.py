@@ -207,6 +207,7 @@ import gc
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.lvs.fleet.plugins.module_utils._doubts import ipvs_doubts
 from ansible_collections.lvs.fleet.plugins.module_utils._engine import converge, invocation
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError
 from ansible_collections.lvs.fleet.plugins.module_utils._model import RouterState
@@ -234,6 +235,8 @@ def main() -> None:
 
     try:
         declared = ipvs_services(module.params["services"], absent=absent)
+        for doubt in ipvs_doubts(declared) if not absent else []:
+            module.warn(doubt)
         with Router((), ipvs=True) as router:
             outcome = converge(router, target, module.check_mode, module.params["lock_timeout"], module.warn)
     except (LvsError, OSError) as error:

@@ -291,6 +291,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.lvs.fleet.plugins.module_utils._doubts import service_doubts
 from ansible_collections.lvs.fleet.plugins.module_utils._engine import converge, invocation
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError, ValidationError
 from ansible_collections.lvs.fleet.plugins.module_utils._iptables import mark_chains, snat_chains
@@ -339,6 +340,8 @@ def main() -> None:
 
     try:
         declared = declaration(module.params)
+        for doubt in service_doubts(declared) if not absent else []:
+            module.warn(doubt)
         with router_for(declared, module.params["adopt"] and not absent) as router:
             outcome = converge(router, target, module.check_mode, module.params["lock_timeout"], module.warn)
     except (LvsError, OSError) as error:
