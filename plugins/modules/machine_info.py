@@ -10,7 +10,8 @@ module: machine_info
 short_description: Read at once what has to be known of a machine before it is changed
 version_added: 0.1.0
 description:
-  - Tells the distribution's family, which commands are missing, the kernel's settings, and which paths are there.
+  - Tells the distribution's family, which commands are missing, the kernel's settings, which paths are there, and which
+    firewalls empty whole tables.
   - A role that asks all of this in one go has to do nothing else on a machine that is as it should be. That counts on a
     fleet, where gathering facts, looking at packages and reading settings would be a connection each.
 extends_documentation_fragment:
@@ -89,8 +90,19 @@ paths:
   type: list
   elements: str
   sample: [/usr/sbin/ufw]
+flushing_units:
+  description:
+    - Firewalls that start at boot or are active, and that remove all rules of iptables when they start, reload or stop,
+      whoever made the rules.
+    - V(nftables.service) is among them. It removes the tables of nftables as well.
+    - Of C(firewalld), C(shorewall), C(ferm), C(firehol), C(arno-iptables-firewall) and C(nftables).
+  returned: success
+  type: list
+  elements: str
+  sample: [firewalld.service]
 """
 
+import glob
 import os
 import re
 from typing import Any
@@ -101,6 +113,17 @@ from ansible_collections.lvs.fleet.plugins.module_utils import _host as host
 
 OS_RELEASE = "/etc/os-release"
 SETTINGS = "/proc/sys"
+# Each was seen to do so. firewalld 2 and later needs a direct rule for it, which somebody may add at any time. ferm and
+# firehol do so in the legacy variant of iptables, which they prefer.
+FLUSHING_UNITS = (
+    *("arno-iptables-firewall.service", "ferm.service", "firehol.service", "firewalld.service", "nftables.service"),
+    *("shorewall.service", "shorewall-lite.service", "shorewall6.service", "shorewall6-lite.service"),
+)
+# What has a unit start at boot, made by systemctl or from an init script; and what is there while it is active.
+UNIT_LINKS = (
+    *("/etc/systemd/system/*.wants/", "/etc/systemd/system/*.requires/", "/run/systemd/generator.late/*.wants/"),
+    "/run/systemd/units/invocation:",
+)
 FAMILIES = {"debian": "Debian", "rhel": "RedHat", "fedora": "RedHat", "centos": "RedHat"}
 
 
@@ -121,6 +144,11 @@ def settings(names: list[str]) -> dict[str, str]:
     return {name: host.read_text(path).strip() for name, path in paths.items() if os.path.isfile(path)}
 
 
+def in_use(unit: str) -> bool:
+    """Whether the unit starts at boot, or is active. Asked without systemctl, which a container may lack."""
+    return any(glob.glob(link + unit) for link in UNIT_LINKS)
+
+
 def survey(commands: list[str], names: list[str], paths: list[str]) -> dict[str, Any]:
     release = os_release()
     return {
@@ -129,6 +157,7 @@ def survey(commands: list[str], names: list[str], paths: list[str]) -> dict[str,
         "missing_commands": [command for command in commands if not host.installed(command)],
         "settings": settings(names),
         "paths": [path for path in paths if os.path.lexists(path)],
+        "flushing_units": [unit for unit in FLUSHING_UNITS if in_use(unit)],
     }
 
 

@@ -20,7 +20,7 @@ SERVER_FOLDER = Path("usr/local/lib/lab")
 IMAGE_SIZE = "1200M"
 PACKAGES = (
     *("systemd", "systemd-sysv", "kmod", "procps", "iproute2", "iptables", "ipvsadm"),
-    *("openssh-server", "python3", "python3-apt", "dbus", "iptables-persistent", "nftables", "vsftpd"),
+    *("openssh-server", "python3", "python3-apt", "dbus", "iptables-persistent", "nftables", "firewalld", "vsftpd"),
 )
 # Everything a machine of the lab can do without; what is left starts in half of the time.
 MASKED_UNITS = (
@@ -40,6 +40,8 @@ MASKED_UNITS = (
 )
 # shutdown(8), and so Ansible's reboot, talks to logind through D-Bus; both start when somebody asks for them.
 NOT_AT_BOOT = ("dbus.service", "systemd-logind.service")
+# What its package enables, and a machine of the lab has to ask for: it removes all rules of iptables when it starts.
+DISABLED_UNITS = ("firewalld.service",)
 # The generator for init scripts stays: a Debian package may bring such a service.
 KEPT_GENERATOR = "systemd-sysv-generator"
 
@@ -158,6 +160,7 @@ def _choose_units(tree: Path) -> None:
         (tree / "usr/lib/systemd/system/multi-user.target.wants" / unit).unlink()
     for words in (
         ("mask", *MASKED_UNITS),
+        ("disable", *DISABLED_UNITS),
         ("set-default", "multi-user.target"),
         ("enable", "lab-network.service", "lab-server.service", "ssh.service"),
     ):

@@ -21,6 +21,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / path).write_text(text)
     (tmp_path / "os-release").write_text(ROCKY)
     monkeypatch.setattr(machine_info, "SETTINGS", str(tmp_path))
+    monkeypatch.setattr(machine_info, "UNIT_LINKS", [f"{tmp_path}{link}" for link in machine_info.UNIT_LINKS])
     monkeypatch.setattr(machine_info, "OS_RELEASE", f"{tmp_path}/os-release")
     monkeypatch.setattr(machine_info.host, "installed", lambda command: "/sbin/ip" if command == "ip" else "")
     return tmp_path
@@ -38,7 +39,25 @@ def test_the_answer(machine: Path) -> None:
         "missing_commands": ["ipvsadm"],
         "settings": {forwarding: "1", redirects: "0"},
         "paths": there,
+        "flushing_units": [],
     }
+
+
+def test_firewalls_that_empty_tables(machine: Path) -> None:
+    """Those that start at boot, by systemctl or by an init script, and those that are active."""
+    for link in (
+        "etc/systemd/system/multi-user.target.wants/firewalld.service",
+        "etc/systemd/system/sysinit.target.requires/nftables.service",
+        "run/systemd/generator.late/graphical.target.wants/shorewall.service",
+        "run/systemd/units/invocation:ferm.service",
+        "etc/systemd/system/shorewall6.service",
+        "etc/systemd/system/multi-user.target.wants/firehol.service.disabled",
+        "run/systemd/units/invocation:sshd.service",
+    ):
+        (machine / link).parent.mkdir(parents=True, exist_ok=True)
+        (machine / link).symlink_to("/nowhere")
+    found = machine_info.survey([], [], [])["flushing_units"]
+    assert found == ["ferm.service", "firewalld.service", "nftables.service", "shorewall.service"]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
-from ansible.template import Templar
+from ansible.template import Templar, trust_as_template
 
 TOP = Path(__file__).parents[2]
 ROLE = TOP / "roles" / "lvs_router"
@@ -53,13 +53,18 @@ def test_the_real_servers_files_are_all_removed_again() -> None:
 
 def worked_out(variable: str, **given: Any) -> Any:
     """A variable of the role lvs_router with these of the user."""
+    return worked_out_text(f"{{{{ {variable} }}}}", **given)
+
+
+def worked_out_text(text: str, **given: Any) -> Any:
+    """A text of the role with these variables of the user."""
     loader = DataLoader()
     files = (ROLE / "defaults/main.yml", ROLE / "vars/main.yml")
     own = {name: value for path in files
            for name, value in loader.load_from_file(str(path), trusted_as_template=True).items()}  # fmt: skip
     needs = {"problems": [], "masqueraded": ["ipv4"], "kernel_modules": ["ip_vs"]}
     variables = {**own, "lvs_services": [], "__lvs_router_needs": needs, **given}
-    return Templar(loader, variables=variables).template(own[variable])
+    return Templar(loader, variables=variables).template(trust_as_template(text))
 
 
 HOSTILE_VARIABLES = [
@@ -97,7 +102,95 @@ def test_every_word_for_true_and_false_is_a_setting(name: str) -> None:
             assert found[f"net.ipv4.vs.{name}"] == setting, word
 
 
+# -- firewalls on the router --------------------------------------------------------------------------------------
+
+FIREWALLD = ("firewalld.service",)
+WEB = '-A LVS-MARK -d 192.0.2.10/32 -m comment --comment "lvs:web" -j MARK\n'
+FTP = '-A LVS-SNAT -s 10.0.0.11/32 -m comment --comment "lvs:ftp" -j SNAT\n'
+
+
+def firewall_problems(rules: str, *units: str, paths: tuple[str, ...] = (), **given: Any) -> Any:
+    needs = {"marks": {"ipv4": rules, "ipv6": rules}}
+    machine = {"flushing_units": list(units), "paths": list(paths)}
+    own = {"__lvs_router_needs": needs, "__lvs_router_machine": machine}
+    return worked_out("__lvs_router_firewall_problems", **own, **given)
+
+
+@pytest.mark.parametrize(
+    ("rules", "units", "given", "told"),
+    [
+        (WEB, FIREWALLD, {}, "lvs_router_marking: iptables does not go together with firewalld.service: this firewall"),
+        (
+            WEB,
+            ("ferm.service", "shorewall.service"),
+            {},
+            "lvs_router_marking: iptables does not go together with ferm.service, shorewall.service: ",
+        ),
+        (WEB + FTP, FIREWALLD, {}, "lvs_router_marking: iptables does not"),
+        (
+            FTP,
+            FIREWALLD,
+            {"marking": "nftables"},
+            "lvs_router_services (ftp).helper: ftp does not go together with fire",
+        ),
+        (
+            WEB,
+            ("nftables.service",),
+            {"persistence": "distribution"},
+            "lvs_router_persistence: distribution does not go",
+        ),
+        (
+            "",
+            FIREWALLD,
+            {"persistence": "distribution"},
+            "lvs_router_persistence: distribution does not go together with ",
+        ),
+    ],
+)
+def test_a_firewall_that_would_remove_the_rules_is_named(
+    rules: str, units: tuple[str, ...], given: dict[str, str], told: str
+) -> None:
+    variables = {f"lvs_router_{name}": value for name, value in given.items()}
+    (problem,) = firewall_problems(rules, *units, **variables)
+    assert problem.startswith(told) and units[0] in problem and "; write " in problem
+
+
+@pytest.mark.parametrize(
+    ("rules", "units", "marking"),
+    [
+        (WEB, (), "iptables"),
+        ("", FIREWALLD, "iptables"),
+        ("", FIREWALLD, "nftables"),
+        (WEB, ("nftables.service",), "iptables"),
+        (FTP, ("nftables.service",), "nftables"),
+    ],
+)
+def test_a_firewall_that_leaves_the_rules_is_none_of_our_business(
+    rules: str, units: tuple[str, ...], marking: str
+) -> None:
+    assert firewall_problems(rules, *units, paths=("/usr/sbin/ufw",), lvs_router_marking=marking) == []
+
+
 FAMILIES = ["Debian", "RedHat"]
+
+
+@pytest.mark.parametrize(
+    ("family", "reloading"), [("Debian", {"nftables"}), ("RedHat", {"nftables", "iptables", "ip6tables"})]
+)
+def test_rules_come_back_after_what_removes_them(family: str, reloading: set[str]) -> None:
+    """Each such unit has lvs-restore run again, after all that it can do and no more; and comes before it at boot."""
+    again = "-/bin/systemctl --no-block try-restart lvs-restore.service\n"
+    once = f"[Service]\nExecStartPost={again}ExecStopPost={again}"
+    contents = {"__lvs_router_follow": once, "__lvs_router_follow_reloads": f"{once}ExecReload={again}"}
+    drop_ins = load(ROLE / f"vars/{family}.yml")["__lvs_router_follow_drop_ins"]
+    found = {Path(file["path"]).parts[-2]: worked_out_text(file["content"]) for file in drop_ins}
+    others = {"netfilter-persistent"} if family == "Debian" else set()
+    assert found == {
+        f"{name}.service.d": contents["__lvs_router_follow_reloads" if name in reloading else "__lvs_router_follow"]
+        for name in reloading | others
+    }
+    after = re.findall(r"[\w-]+[.]service", (ROLE / "files/lvs-restore.service").read_text())
+    assert {name.removesuffix(".d") for name in found} <= set(after)
 
 
 def test_every_family_defines_the_same() -> None:
