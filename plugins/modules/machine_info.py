@@ -63,13 +63,13 @@ EXAMPLES = r"""
 RETURN = r"""
 os_family:
   description:
-    - The family of the distribution, V(Debian) or V(RedHat), by what C(/etc/os-release) calls itself and is like.
-    - What belongs to neither of them is called by its own name there.
+    - The family of the distribution, by what C(/etc/os-release) calls itself and is like.
+    - One of V(Debian), V(RedHat) and V(other), whatever the machine calls itself.
   returned: success
   type: str
   sample: Debian
 os_version:
-  description: The version of the distribution.
+  description: The version of the distribution, numbers with dots between them. Empty if it has none.
   returned: success
   type: str
   sample: "12"
@@ -125,6 +125,8 @@ UNIT_LINKS = (
     "/run/systemd/units/invocation:",
 )
 FAMILIES = {"debian": "Debian", "rhel": "RedHat", "fedora": "RedHat", "centos": "RedHat"}
+# A role makes the name of a file of this word, so it is never one of the machine's own.
+OTHER = "other"
 
 
 def os_release() -> dict[str, str]:
@@ -135,7 +137,12 @@ def os_release() -> dict[str, str]:
 
 def os_family(release: dict[str, str]) -> str:
     names = [release.get("ID", ""), *release.get("ID_LIKE", "").split()]
-    return next((FAMILIES[name] for name in names if name in FAMILIES), names[0])
+    return next((FAMILIES[name] for name in names if name in FAMILIES), OTHER)
+
+
+def os_version(release: dict[str, str]) -> str:
+    found = re.match(r"[0-9]{1,9}(\.[0-9]{1,9}){0,3}", release.get("VERSION_ID", ""), re.ASCII)
+    return found[0] if found else ""
 
 
 def settings(names: list[str]) -> dict[str, str]:
@@ -153,7 +160,7 @@ def survey(commands: list[str], names: list[str], paths: list[str]) -> dict[str,
     release = os_release()
     return {
         "os_family": os_family(release),
-        "os_version": release.get("VERSION_ID", ""),
+        "os_version": os_version(release),
         "missing_commands": [command for command in commands if not host.installed(command)],
         "settings": settings(names),
         "paths": [path for path in paths if os.path.lexists(path)],

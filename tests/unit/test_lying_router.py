@@ -309,9 +309,14 @@ def test_audit(fleet: Fleet) -> None:
         fleet.add(f"differs-{lie}", {"lvs_info": said, "lvs_service": operations, "boot_files": operations})
         fleet.add(f"fails-{lie}", {"lvs_service": {"failed": True, "msg": value}, "lvs_info": {**INFO, **FACTS}})
         fleet.add(f"family-{lie}", {"machine_info": {**ANSWERS["machine_info"], "os_family": value}})
+    # A file of the controller that this router has no business with, which shows when it is loaded.
+    secret = fleet.folder / "secret.yml"
+    secret.write_text(f"lvs_router_persistence: \"{{{{ {RUN} }}}}\"\n".replace("CANARY", str(fleet.canary)))
+    way = "../" * 30 + str(fleet.folder / "secret")
+    fleet.add("family-path", {"machine_info": {**ANSWERS["machine_info"], "os_family": way}})
     run = fleet.play("lvs.fleet.audit", "-e", "audit_report=audit.json")
     said = run.stdout + run.stderr
-    assert run.returncode == 2 and fleet.files() == {"inventory/hosts.yml", "audit.json"}, said
+    assert run.returncode == 2 and fleet.files() == {"inventory/hosts.yml", "secret.yml", "audit.json"}, said
     report = json.loads((fleet.folder / "audit.json").read_text())
     assert sorted(report["routers"]) == sorted(fleet.hosts)
     for name, entry in report["routers"].items():

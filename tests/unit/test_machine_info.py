@@ -67,13 +67,23 @@ def test_firewalls_that_empty_tables(machine: Path) -> None:
         ("ID_LIKE='ubuntu debian'\nID=linuxmint\n", "Debian"),
         ("ID=fedora\n", "RedHat"),
         ('ID="ol"\nID_LIKE="fedora"\n', "RedHat"),
-        ('ID="sles"\nID_LIKE="suse"\n', "sles"),
-        ("", ""),
+        ('ID="sles"\nID_LIKE="suse"\n', "other"),
+        ("ID=../../group_vars/secret\n", "other"),
+        ("", "other"),
     ],
 )
 def test_the_family(machine: Path, text: str, family: str) -> None:
     (machine / "os-release").write_text(text)
     assert machine_info.os_family(machine_info.os_release()) == family
+
+
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [("12", "12"), ("8.10", "8.10"), ("9.4-beta", "9.4"), ("", ""), ("rolling", ""), ("{{ x }}", ""), ("\u0661", "")],
+)
+def test_the_version_is_a_number(machine: Path, text: str, version: str) -> None:
+    (machine / "os-release").write_text(f'VERSION_ID="{text}"\n')
+    assert machine_info.os_version(machine_info.os_release()) == version
 
 
 def test_what_cannot_be_read_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
