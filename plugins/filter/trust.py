@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,8 +29,8 @@ def adopted(info: Mapping[str, Any], router: str) -> str:
     if not isinstance(reasons, Sequence) or isinstance(reasons, str):
         raise AnsibleFilterError(f"lvs.fleet.adopted: not_adoptable: {plain(reasons)} is not a list")
     variables = {"lvs_router_adopt": True, "lvs_services": _services(info["adoptable"])}
-    # Not to_yaml, whose output depends on the version of Ansible and on how much it trusts a text.
-    told = yaml.safe_dump(variables, sort_keys=False, width=140, default_flow_style=None)
+    # Not to_yaml, whose output depends on how much Ansible trusts a text. JSON drops the types by which it knows that.
+    told = yaml.safe_dump(json.loads(json.dumps(variables)), sort_keys=False, width=140, default_flow_style=None)
     comments = "".join(f"# Not here: {plain(reason)}\n" for reason in reasons)
     return f"{HEAD.format(plain(router))}{comments}---\n{told}"
 

@@ -117,7 +117,13 @@ def is_plain(text: str) -> bool:
 # -- what the filters make of it ----------------------------------------------------------------------------------
 
 
+class Text(str):
+    """As a text that Ansible marks, by a type of its own."""
+
+
 def test_adopting_the_truth() -> None:
+    marked = {**INFO, "adoptable": [{**SERVICE, "name": Text("fwmark-80")}]}
+    assert adopted(marked, "router1") == adopted(INFO, "router1")
     assert yaml.safe_load(adopted(INFO, "router1"))["lvs_services"] == [SERVICE]
 
 
@@ -311,7 +317,7 @@ def test_audit(fleet: Fleet) -> None:
         fleet.add(f"family-{lie}", {"machine_info": {**ANSWERS["machine_info"], "os_family": value}})
     # A file of the controller that this router has no business with, which shows when it is loaded.
     secret = fleet.folder / "secret.yml"
-    secret.write_text(f"lvs_router_persistence: \"{{{{ {RUN} }}}}\"\n".replace("CANARY", str(fleet.canary)))
+    secret.write_text(f'lvs_router_persistence: "{{{{ {RUN} }}}}"\n'.replace("CANARY", str(fleet.canary)))
     way = "../" * 30 + str(fleet.folder / "secret")
     fleet.add("family-path", {"machine_info": {**ANSWERS["machine_info"], "os_family": way}})
     run = fleet.play("lvs.fleet.audit", "-e", "audit_report=audit.json")
