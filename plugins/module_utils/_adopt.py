@@ -29,6 +29,7 @@ from ._overlaps import Overlaps
 from ._params import virtual_services
 from ._plan import chains_with, obstacles, refusals
 from ._report import expressible, own_rules, virtual_service
+from ._troubles import Given
 
 Tables = Mapping[ChainId, Sequence[TableRule]]
 # The MARK rules in each hook, by their mark.
@@ -44,13 +45,13 @@ class Candidate:
 
 
 def adoptable(
-    state: RouterState, tables: Tables, services: Sequence[dict[str, Any]]
+    state: RouterState, tables: Tables, given: Mapping[str, Given], services: Sequence[dict[str, Any]]
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """The services to declare so that adopting changes nothing: ours, those made by hand; and why others are not there.
 
     What stands before our jump is overridden by our rules, so it comes first in the list; what stands behind, last.
     """
-    reasons = [*_left_out(state, services), *_unmarked(state, tables)]
+    reasons = [*_left_out(state, services), *_unmarked(state, tables, given)]
     candidates: dict[int, Candidate] = {}
     by_hand = {key: _in_hook(key, tables) for key in tables}
     taken_names = {rule.name for rule in own_rules(state)}
@@ -80,16 +81,23 @@ def _left_out(state: RouterState, services: Iterable[Mapping[str, Any]]) -> list
             for name in names if name not in told]  # fmt: skip
 
 
-def _unmarked(state: RouterState, tables: Tables) -> list[str]:
-    given = {ServiceId(key.family, rule.seen.mark) for key, rules in tables.items()
+def _unmarked(state: RouterState, tables: Tables, given: Mapping[str, Given]) -> list[str]:
+    taken = {ServiceId(key.family, rule.seen.mark) for key, rules in tables.items()
              for rule in rules if rule.marks and rule.chain in (key.hook, key.name)}  # fmt: skip
-    return [f"mark {key.fwmark}: no rule in PREROUTING gives it to a packet of its {key.family} service"
-            for key in state.pools if key.fwmark and key not in given]  # fmt: skip
+    lone = [key for key in state.pools if key.fwmark and key not in taken]
+    return [f"mark {key.fwmark}: {_why_unmarked(key, given[key.family])}" for key in lone]
+
+
+def _why_unmarked(service: ServiceId, given: Given) -> str:
+    place = given.places.get(service.fwmark)
+    if place:
+        return f"{place} gives it; only rules in PREROUTING of table mangle are adopted"
+    return f"{given.denial(service.fwmark)} to a packet of its {service.family} service"
 
 
 def _marks_by_hand(state: RouterState, by_hand: ByHand) -> list[int]:
-    """The marks that rules in the hook give and that are not ours already, in their order."""
-    own = {rule.mark for rule in own_rules(state)}
+    """The marks that rules in the hook give and that are not ours already, in their order; 0 is no mark."""
+    own = {0, *(rule.mark for rule in own_rules(state))}
     return list(dict.fromkeys(mark for marks in by_hand.values() for mark in marks if mark not in own))
 
 

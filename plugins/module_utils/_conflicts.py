@@ -9,7 +9,7 @@ import re
 from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 from ._foreign import by_mark, foreign_rules, is_covered, overlaps_by_mark
-from ._match import covered
+from ._match import covered, disjoint
 from ._model import EVERYWHERE, FULL_MASK, ChainId, MarkRule, TableRule
 
 # Names of chains that tell who made them.
@@ -40,9 +40,9 @@ def duplicates(rules: Sequence[TableRule], chain_id: ChainId, own: Sequence[Mark
 
 
 def catching(policy_rules: Iterable[Mapping[str, Any]], own: Iterable[MarkRule]) -> list[tuple[Any, MarkRule]]:
-    """The routing rules that packets of ours follow because of their mark, each with the rule of ours.
+    """The routing rules that packets of ours may follow because of their mark, each with the rule of ours.
 
-    A rule for every mark but one is not about ours.
+    A rule for every mark but one is not about ours, nor is one for some sources: who wrote it wants these elsewhere.
     """
     whole = [mine for mine in own if mine.mask == FULL_MASK]
     given = by_mark(whole)
@@ -52,22 +52,73 @@ def catching(policy_rules: Iterable[Mapping[str, Any]], own: Iterable[MarkRule])
         for mine in (given.get((policy["fwmark"], FULL_MASK), ()) if policy["mask"] == FULL_MASK else whole)
         if policy["family"] == mine.family and "inverted" not in policy
         if not (policy["fwmark"] ^ mine.mark) & policy["mask"]
+        if _may_be_for(policy, mine)
     ]
 
 
-def policy_problems(
+def _may_be_for(policy: Mapping[str, Any], mine: MarkRule) -> bool:
+    """Whether all else that a routing rule asks for lets packets of ours through.
+
+    iif lo and any oif stand for packets that the router itself sends.
+    """
+    everywhere = EVERYWHERE[mine.family]
+    sources, destinations = policy.get("from", everywhere), policy.get("to", everywhere)
+    same_interface = policy.get("iif") in (None, mine.in_interface) or not mine.in_interface
+    return (
+        policy.get("iif") != "lo"
+        and "oif" not in policy
+        and same_interface
+        and covered(MarkRule("", 0, mine.source or everywhere), [MarkRule("", 0, sources)])
+        and not disjoint(MarkRule("", 0, destinations), MarkRule("", 0, mine.destination))
+    )
+
+
+def delivered_singles(
     caught: Iterable[tuple[Any, MarkRule]], local: Mapping[tuple[str, str], Sequence[str]]
+) -> set[tuple[str, int]]:
+    """The addresses, each with its mark, that some rule delivers to the router itself.
+
+    One with an interface is not in the router's own answer, because that was not asked for one.
+    """
+    return {
+        (mine.destination.partition("/")[0], mine.mark) for policy, mine in caught if _delivers(policy, mine, local)
+    }
+
+
+def _delivers(policy: Mapping[str, Any], mine: MarkRule, local: Mapping[tuple[str, str], Sequence[str]]) -> bool:
+    routes = (MarkRule("", 0, _network(route, mine.family)) for route in local.get((mine.family, policy["table"]), ()))
+    return covered(MarkRule("", 0, mine.destination), routes)
+
+
+def policy_problems(
+    caught: Iterable[tuple[Any, MarkRule]],
+    local: Mapping[tuple[str, str], Sequence[str]],
+    ways: Mapping[tuple[str, int], str],
+    local_priority: Mapping[str, int],
 ) -> list[dict[str, Any]]:
-    """Packets that a routing table takes elsewhere; one that delivers them to the router itself is as good as a VIP."""
+    """Packets that a routing rule takes elsewhere. One that delivers them to the router itself is as good as a VIP.
+
+    ways: the table from which the router itself takes its answer for an address and a mark, "local" if it is its own;
+    it was not asked for an interface. local_priority: the place of the local table among the rules, by family.
+    """
     found = {}
     for policy, mine in caught:
-        routes = (MarkRule("", 0, _network(route, mine.family)) for route in local[mine.family, policy["table"]])
-        if not covered(MarkRule("", 0, mine.destination), routes):
-            rule = f"the ip rule with priority {policy['priority']}"
-            why = f"packets with the mark {mine.mark} of {mine.name} follow {rule} to table {policy['table']}"
+        way = ways.get((mine.destination.partition("/")[0], mine.mark))
+        behind = way == "local" and policy["priority"] > local_priority.get(mine.family, 0)
+        elsewhere = way is not None and "iif" not in policy and "action" not in policy and way != policy["table"]
+        if not behind and not elsewhere and not _delivers(policy, mine, local):
             subject = {"name": mine.name, "fwmark": mine.mark, "family": mine.family, "priority": policy["priority"]}
-            found[mine.name, mine.family, policy["priority"]] = {"kind": "policy_rule", "message": why, **subject}
+            problem = {"kind": "policy_rule", "message": _policy_message(policy, mine), **subject}
+            found[mine.name, mine.family, policy["priority"]] = problem
     return list(found.values())
+
+
+def _policy_message(policy: Mapping[str, Any], mine: MarkRule) -> str:
+    interface = f" that come in by {policy['iif']}" if "iif" in policy else ""
+    where = f"are refused ({policy['action']}) by" if "action" in policy else f"go to table {policy['table']} by"
+    rule = f"the ip rule with priority {policy['priority']}"
+    remedy = "IPVS does not see them; except this mark from the rule, or take another mark"
+    return f"{mine.name}: packets with the mark {mine.mark}{interface} {where} {rule}: {remedy}"
 
 
 def _network(route: str, family: str) -> str:

@@ -33,6 +33,7 @@ from ._model import (
     VirtualService,
 )
 from ._params import marks, virtual_services
+from ._troubles import Given
 
 # -- shapes -------------------------------------------------------------------------------------------------------
 
@@ -280,9 +281,9 @@ def _real_server_counters(service: wire.Attributes, found: wire.Attributes) -> d
 # -- problems -----------------------------------------------------------------------------------------------------
 
 
-def problems(state: RouterState, marks_given: Mapping[str, set[int]]) -> list[dict[str, Any]]:
-    """What does not fit together. marks_given: the marks that any rule of table mangle sets, by family."""
-    return [*_lone_marks(state), *_lone_services(state, marks_given), *_chain_problems(state)]
+def problems(state: RouterState, given: Mapping[str, Given]) -> list[dict[str, Any]]:
+    """What does not fit together. given: the marks that rules give, by family."""
+    return [*_lone_marks(state), *_lone_services(state, given), *_chain_problems(state)]
 
 
 def single_destinations(state: RouterState) -> list[tuple[str, int]]:
@@ -295,13 +296,13 @@ def single_destinations(state: RouterState) -> list[tuple[str, int]]:
     return sorted(single)
 
 
-def not_local(destinations: Iterable[tuple[str, int]], local: set[str]) -> list[dict[str, Any]]:
+def not_local(destinations: Iterable[tuple[str, int]], local: set[tuple[str, int]]) -> list[dict[str, Any]]:
     """IPVS takes packets on their way to a local process; those to an address that is not local pass it by."""
     return [
         _problem("vip_not_local", f"{address} is not local to this router: IPVS will not see its packets",
                  address=address, fwmark=fwmark)
         for address, fwmark in destinations
-        if address not in local
+        if (address, fwmark) not in local
     ]  # fmt: skip
 
 
@@ -319,12 +320,12 @@ def _lone_marks(state: RouterState) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _lone_services(state: RouterState, marks_given: Mapping[str, set[int]]) -> list[dict[str, Any]]:
+def _lone_services(state: RouterState, given: Mapping[str, Given]) -> list[dict[str, Any]]:
     return [
-        _problem("service_without_mark", f"no rule in {key.family} gives the mark {key.fwmark} of this IPVS service",
+        _problem("service_without_mark", f"{given[key.family].denial(key.fwmark)} of the {key.family} IPVS service",
                  fwmark=key.fwmark, family=key.family)
         for key in state.pools
-        if key.fwmark and key.fwmark not in marks_given.get(key.family, set())
+        if key.fwmark and key.fwmark not in given[key.family].places
     ]  # fmt: skip
 
 

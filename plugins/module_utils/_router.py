@@ -9,10 +9,9 @@ import errno
 import re
 from contextlib import suppress
 from dataclasses import replace
-from ipaddress import ip_address
 from itertools import groupby, islice
 from types import TracebackType
-from typing import Collection, Iterable, Iterator, Sequence
+from typing import Collection, Iterable, Iterator, Mapping, Sequence
 
 from . import _host as host
 from . import _ipvsadm as ipvsadm
@@ -21,6 +20,7 @@ from ._errors import KernelError, LvsError, ParseError, ToolError
 from ._foreign import strays
 from ._iptables import COMMAND, parse_chain, parse_table, transaction, unreadable
 from ._model import (
+    FAMILIES,
     IPTABLES,
     IPV4,
     IPV6,
@@ -41,6 +41,9 @@ from ._netlink import NetlinkSocket
 from ._nft_listing import parse_listing
 from ._nftables import nftables_chains, table_words
 from ._suggestions import other_scheduler
+from ._way import Hook
+from ._way_nft import hooks as native_table_hooks
+from ._way_nft import native_tables
 from ._wire import Entry
 
 # Seconds to wait for the lock that iptables-legacy takes; the nft variant has transactions instead and ignores it.
@@ -58,6 +61,7 @@ _RULE_MODULES = {
 }
 _MODULE_MISSING = re.compile(r"missing kernel module|line \d+ failed|No chain/target/match")
 # What nft says where the table, or all of nf_tables or of the family, does not exist.
+_LISTING = ["nft", "-j", "list"]
 _NO_TABLE = re.compile("No such file or directory|not supported")
 
 _SHOW_IPVS = ["modprobe", "--show-depends", "ip_vs"]
@@ -359,6 +363,30 @@ def read_nftables() -> dict[ChainId, Chain]:
     }
 
 
+def native_hooks(printed: Mapping[str, Iterable[str]]) -> tuple[dict[str, list[Hook]], list[str]]:
+    """The hooks of native nftables tables by family, and what of them could not be read.
+
+    printed are the tables that iptables prints, by nft's family.
+    """
+    found: dict[str, list[Hook]] = {family: [] for family in FAMILIES}
+    if not host.installed("nft"):
+        return found, ["native nftables rules (nft is not installed)"] if host.is_loaded("nf_tables") else []
+    unread = []
+    try:
+        tables = native_tables(host.run([*_LISTING, "chains"]), printed) if _has_nf_tables() else []
+    except LvsError as error:
+        return found, [f"native nftables rules ({error})"]
+    for family, name in tables:
+        table = ["table", family, name]
+        try:
+            hooks = native_table_hooks(host.run([*_LISTING, *table]), host.run(["nft", "-a", "list", *table]))
+            for key, more in hooks.items():
+                found[key] += more
+        except LvsError as error:
+            unread.append(f"nftables table {family} {name} ({error})")
+    return found, unread
+
+
 def _has_nf_tables() -> bool:
     """Whether nft can be asked without loading nf_tables: it is loaded, or built in, or not to be had at all."""
     if host.is_loaded("nf_tables") or not host.installed("modprobe"):
@@ -401,21 +429,25 @@ def _exists(family: str, table: str = "") -> bool:
     return table in loaded if table else bool(loaded)
 
 
-def local_addresses(destinations: Iterable[tuple[str, int]]) -> set[str]:
-    """Those of the addresses that this machine takes for itself when they come with their mark.
+def ways_to(destinations: Iterable[tuple[str, int]]) -> dict[tuple[str, int], str]:
+    """Where this machine sends packets for addresses, each with a mark: "local", or the table that has their route.
 
-    The router's own answer counts: it owns the address, or a route (perhaps one for the mark) says local.
+    The router's own answer counts: it owns the address, or a route (perhaps one for the mark) says local. What it has
+    no route for is left out.
     """
-    asked = "".join(f"route get {address} mark {fwmark}\n" for address, fwmark in destinations)
+    asked = list(destinations)
     if not asked:
-        return set()
+        return {}
     # An address without any route makes ip fail; -force has it go on with the next one.
-    _status, output, _said = host.attempt(["ip", "-force", "-batch", "-"], asked)
-    return set(_local_words(output.splitlines()))
+    lines = "".join(f"route get {address} mark {fwmark}\n" for address, fwmark in asked)
+    _status, output, said = host.attempt(["ip", "-force", "-batch", "-"], lines)
+    failed = {int(number) for number in re.findall(r"^Command failed -:(\d+)$", said, re.MULTILINE)}
+    answered = [key for number, key in enumerate(asked, start=1) if number not in failed]
+    return dict(zip(answered, map(_way, (line.split() for line in output.splitlines() if line[:1].strip()))))
 
 
-def _local_words(lines: Iterable[str]) -> Iterator[str]:
-    for line in lines:
-        words = line.split()
-        if words[:1] == ["local"]:
-            yield str(ip_address(words[1]))
+def _way(words: Sequence[str]) -> str:
+    """Of "local 192.0.2.10 dev lo src 192.0.2.10" or "192.0.2.10 via 10.0.0.1 dev eth0 table 100 src 10.0.0.2"."""
+    if words[0] == "local":
+        return "local"
+    return words[words.index("table") + 1] if "table" in words[:-1] else "main"

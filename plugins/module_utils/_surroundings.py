@@ -23,17 +23,21 @@ _FIREWALLD = "firewalld"
 _KUBE_INTERFACE = "kube-ipvs0:"
 
 
-def policy_rules() -> list[dict[str, Any]]:
-    """The routing rules that look at a packet's mark."""
-    return [
-        found
-        for family in FAMILIES
-        for found in _asked(family, ["rule", "show"], partial(_policy_rules, family))
-    ]  # fmt: skip
+def routing_rules() -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """The routing rules that look at a packet's mark; and the place of the local table, by family."""
+    found: list[dict[str, Any]] = []
+    places: dict[str, int] = {}
+    for family in FAMILIES:
+        rules, local = _asked(family, ["rule", "show"], partial(_routing_rules, family)) or ([], [])
+        found += rules
+        places.update({family: min(local)} if local else {})
+    return found, places
 
 
-def _policy_rules(family: str, answer: Any) -> list[dict[str, Any]]:
-    return [_policy_rule(family, rule) for rule in answer if "fwmark" in rule]
+def _routing_rules(family: str, answer: Any) -> list[list[Any]]:
+    """Rules by mark; priorities of the rules that lead all packets to the local table."""
+    local = [rule.get("priority", 0) for rule in answer if rule.get("table") == "local" and "fwmark" not in rule]
+    return [[_policy_rule(family, rule) for rule in answer if "fwmark" in rule], local]
 
 
 def _policy_rule(family: str, rule: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,7 +48,16 @@ def _policy_rule(family: str, rule: Mapping[str, Any]) -> dict[str, Any]:
         "mask": int(rule.get("fwmask", hex(FULL_MASK)), 0),
         "table": str(rule.get("table", "")),
     }
-    return {**found, "inverted": True} if "not" in rule else found
+    more = {word: str(rule[word]) for word in ("iif", "oif", "action") if word in rule}
+    more.update(
+        {word: _network(rule, key) for word, key in (("from", "src"), ("to", "dst")) if rule.get(key, "all") != "all"}
+    )
+    return {**found, **more, "inverted": True} if "not" in rule else {**found, **more}
+
+
+def _network(rule: Mapping[str, Any], key: str) -> str:
+    address = ip_network(rule[key])
+    return str(ip_network(f"{rule[key]}/{rule.get(f'{key}len', address.prefixlen)}"))
 
 
 def local_routes(tables: Iterable[tuple[str, str]]) -> dict[tuple[str, str], list[str]]:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Collection, Iterable, Mapping, Sequence
+from typing import Any, Collection, Iterable, Mapping, NamedTuple, Sequence
 
 from . import _way as way
 from ._conditions import packets_of
@@ -29,10 +29,12 @@ _REMEDIES = {
     way.DROPPED: "accept them before it",
     way.TRANSLATED: "except these packets from it",
 }
+# Of a list of rules in a message.
+_SHOWN = 2
 
 
 def up_to_ipvs(
-    hooks: Iterable[way.Hook], chains: Mapping[ChainId, Chain], family: str
+    hooks: Collection[way.Hook], chains: Mapping[ChainId, Chain], family: str
 ) -> tuple[list[way.Hook], way.Hook]:
     """The hooks that packets pass before IPVS takes them, in order, and the one where ours get their marks.
 
@@ -46,16 +48,47 @@ def up_to_ipvs(
         name = by_nft[0].hook if by_nft else "PREROUTING"
         own = way.Hook(way.PREROUTING, PRIORITY, table, name, {name: way.RuleIndex([way.Rule(name, 1, "", way.OURS)])})
         found.append(own)
-    marks = [replace(hook, either=True) if _may_come_first(hook, own) else hook for hook in found]
-    return sorted(marks, key=lambda hook: (hook.name == way.INPUT, hook.priority, hook is not own)), own
+    tracked = any(hook.tracks for hook in hooks)
+    known = [replace(hook, doubtful=True) if _is_doubtful(hook, own, tracked) else hook for hook in found]
+    return sorted(known, key=lambda hook: (hook.name == way.INPUT, hook.priority, hook is not own)), own
 
 
 def _has_ours(hook: way.Hook) -> bool:
     return hook.name == way.PREROUTING and any(rule.action == way.OURS for rule in hook.chains[hook.chain].rules)
 
 
-def _may_come_first(hook: way.Hook, own: way.Hook) -> bool:
-    return hook is not own and (hook.name, hook.priority) == (own.name, own.priority)
+def _is_doubtful(hook: way.Hook, own: way.Hook, tracked: bool) -> bool:
+    """Of two tables with the same priority nobody can tell which comes first; nat is passed by tracked packets only."""
+    same_place = (hook.name, hook.priority) == (own.name, own.priority)
+    return hook is not own and (same_place or (hook.nat and not tracked))
+
+
+class Given(NamedTuple):
+    """The marks that rules give, each with the first of them; and what may give any mark, or was not looked at."""
+
+    places: Mapping[int, str]
+    unknown: Sequence[str] = ()
+
+    def denial(self, mark: int) -> str:
+        """That no rule gives a mark, as far as it is known."""
+        if not self.unknown:
+            return f"no rule gives the mark {mark}"
+        unknown = ", ".join(self.unknown[:_SHOWN]) + (" and others" if len(self.unknown) > _SHOWN else "")
+        return f"no rule that lvs_info understands gives the mark {mark} (not known: {unknown})"
+
+
+def marks_given(hooks: Iterable[way.Hook], own: Iterable[int], unread: Iterable[str]) -> Given:
+    """The marks that the rules of all tables give; own are those of ours."""
+    places = dict.fromkeys(own, "a rule of ours")
+    unknown = list(unread)
+    tables = {id(hook.chains): hook for hook in hooks}
+    for hook in tables.values():
+        for rule in (rule for chain in hook.chains.values() for rule in chain.rules):
+            if rule.action == way.SETS_MARK:
+                places.setdefault(rule.value, where(hook.table, rule))
+            elif rule.action in (way.RESTORES_MARK, way.SETS_SOME_MARK):
+                unknown.append(where(hook.table, rule))
+    return Given(places, unknown)
 
 
 def mark_troubles(

@@ -82,8 +82,11 @@ class Hook:
     chains: Mapping[str, RuleIndex]
     drops: bool = False
     nat: bool = False
-    # Of the same priority as ours, in the other variant of iptables: nobody can tell which of them comes first.
-    either: bool = False
+    # Whether the table has the kernel track connections: it does so for rules that ask for it, and without it no packet
+    # passes a table of kind nat.
+    tracks: bool = False
+    # Whether packets with our mark pass it is not known.
+    doubtful: bool = False
 
     @property
     def policy(self) -> Rule:
@@ -387,8 +390,8 @@ class _Walk:
         if rule.action == RESTORES_MARK and self.packets.state == UNTRACKED:
             return
         new = self._new_mark(rule, self.packets.mark)
-        may = part.level == UNKNOWN or self.hook.either
-        if not self.marked or (whole and not self.hook.either):
+        may = part.level == UNKNOWN or self.hook.doubtful
+        if not self.marked or (whole and not self.hook.doubtful):
             self.packets = self.packets._replace(mark=new if whole else None)
         if not self.marked or self.own is None:
             return

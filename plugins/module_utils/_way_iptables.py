@@ -56,6 +56,8 @@ _LISTS = {"--ctstate": STATE, "--state": STATE, "--dst-type": DESTINATION_TYPE, 
 _WORDS = {"-i": IN_INTERFACE, "-o": OUT_INTERFACE, "-p": PROTOCOL}
 _UNDERSTOOD = ("comment", "tcp", "udp", "sctp", "multiport", "mark", "conntrack", "state", "addrtype")
 _HEX = re.compile(r"0x([0-9a-f]+)(?:/0x([0-9a-f]+))?")
+# Rules that have the kernel track connections.
+_TRACKS = re.compile(r"-m (conntrack|state|connmark) |-j (DNAT|SNAT|MASQUERADE|REDIRECT|NETMAP|CONNMARK|CT)\b")
 
 
 class Saved(NamedTuple):
@@ -66,19 +68,22 @@ class Saved(NamedTuple):
 
 
 def saved_rules(text: str) -> Saved:
+    """The tables that are printed to their end: iptables-nft stops where it meets a native rule."""
     found = Saved({}, {})
     table = ""
+    chains: dict[str, str] = {}
+    rules: dict[str, list[str]] = {}
     for line in text.split("\n"):
         if line.startswith("*"):
-            table = line[1:].strip()
-            found.chains.setdefault(table, {})
-            found.rules.setdefault(table, {})
-        elif line.startswith(":") and table:
+            table, chains, rules = line[1:].strip(), {}, {}
+        elif line.startswith(":"):
             name, policy = line[1:].split()[:2]
-            found.chains[table][name] = policy
-        elif line.startswith("-A ") and table:
+            chains[name] = policy
+        elif line.startswith("-A "):
             name, _space, rule = line[3:].partition(" ")
-            found.rules[table].setdefault(name, []).append(rule)
+            rules.setdefault(name, []).append(rule)
+        elif line.rstrip() == "COMMIT":
+            found.chains[table], found.rules[table] = chains, rules
     return found
 
 
@@ -90,10 +95,12 @@ def hooks(saved: Saved, family: str, variant: str = "", own: Iterable[ChainId] =
         indexed = {
             name: way.RuleIndex(_chain_rules(name, saved.rules[table].get(name, ()), chains, leads)) for name in chains
         }
+        tracks = any(_TRACKS.search(text) for texts in saved.rules[table].values() for text in texts)
         for name, policy in chains.items():
             if name in _PRIORITIES.get(table, {}):
                 priority = _PRIORITIES[table][name]
-                yield way.Hook(name.lower(), priority, words, name, indexed, policy == "DROP", table == "nat")
+                drops, nat = policy == "DROP", table == "nat"
+                yield way.Hook(name.lower(), priority, words, name, indexed, drops, nat, tracks)
 
 
 def _chain_rules(

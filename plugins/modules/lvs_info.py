@@ -137,7 +137,10 @@ foreign_rules:
       protocol: [tcp]
       ports: [80]
 policy_rules:
-  description: Routing rules (C(ip rule)) that look at a packet's mark; with C(inverted) they ask for all others.
+  description:
+    - Routing rules (C(ip rule)) that look at a packet's mark; with C(inverted) they ask for all others.
+    - What else they ask for is in C(from), C(to), C(iif) and C(oif). C(action) says what they do instead of a look into
+      a table, as C(prohibit).
   returned: success
   type: list
   elements: dict
@@ -221,21 +224,22 @@ from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError,
 from ansible_collections.lvs.fleet.plugins.module_utils._foreign import foreign_rules
 from ansible_collections.lvs.fleet.plugins.module_utils._iptables import (
     mark_chains,
-    marks_given,
     parse_chain,
     parse_table,
     snat_chains,
 )
 from ansible_collections.lvs.fleet.plugins.module_utils._model import FAMILIES, Chain, ChainId, RouterState, TableRule
+from ansible_collections.lvs.fleet.plugins.module_utils._nftables import NFT_FAMILY
 from ansible_collections.lvs.fleet.plugins.module_utils._router import (
     Router,
-    local_addresses,
+    native_hooks,
     pools_of,
     read_chain,
     read_nftables,
     saved_other_ruleset,
     saved_ruleset,
     saved_table,
+    ways_to,
 )
 from ansible_collections.lvs.fleet.plugins.module_utils._way import Follower, Hook
 from ansible_collections.lvs.fleet.plugins.module_utils._way_iptables import hooks, saved_rules
@@ -247,7 +251,7 @@ class Rules:
 
     chains: dict[ChainId, Chain] = field(default_factory=dict)
     tables: dict[ChainId, tuple[TableRule, ...]] = field(default_factory=dict)
-    given: dict[str, set[int]] = field(default_factory=dict)
+    given: dict[str, trouble.Given] = field(default_factory=dict)
     hooks: dict[str, list[Hook]] = field(default_factory=dict)
     saved: dict[str, str] = field(default_factory=dict)
     problems: list[dict[str, Any]] = field(default_factory=list)
@@ -260,23 +264,33 @@ def read_rules() -> Rules:
             saved = saved_table(chain_id.family, chain_id.table)
             found.chains[chain_id] = parse_chain(saved, chain_id)
             found.tables[chain_id] = parse_table(saved, chain_id.family)
-            found.given[chain_id.family] = marks_given(saved)
         except ParseError as error:
             found.problems.append(report.unreadable(chain_id.family, str(error)))
-    for chain_id, chain in read_nftables().items():
-        found.chains[chain_id] = chain
-        found.given.setdefault(chain_id.family, set()).update(rule.mark for rule in chain.rules if rule.mark)
+    found.chains.update(read_nftables())
     for chain_id in snat_chains():
         with suppress(ParseError):
             found.chains[chain_id] = read_chain(chain_id)
+    read_hooks(found)
+    return found
+
+
+def read_hooks(found: Rules) -> None:
+    """All tables of both variants of iptables, and those of nftables."""
+    printed = {}
     for family in FAMILIES:
         found.saved[family] = saved_ruleset(family)
         variant, other = saved_other_ruleset(family)
+        in_use, unused = saved_rules(found.saved[family]), saved_rules(other)
+        printed[NFT_FAMILY[family]] = [*in_use.chains, *unused.chains]
         found.hooks[family] = [
-            *hooks(saved_rules(found.saved[family]), family, own=mark_chains()),
-            *hooks(saved_rules(other), family, f" of iptables-{variant}"),
+            *hooks(in_use, family, own=mark_chains()),
+            *hooks(unused, family, f" of iptables-{variant}"),
         ]
-    return found
+    native, unread = native_hooks(printed)
+    for family in FAMILIES:
+        found.hooks[family] += native[family]
+        own = {rule.mark for key, chain in found.chains.items() if key.family == family for rule in chain.rules}
+        found.given[family] = trouble.marks_given(found.hooks[family], own, unread)
 
 
 def foreign(rules: Rules) -> list[dict[str, Any]]:
@@ -287,22 +301,35 @@ def foreign(rules: Rules) -> list[dict[str, Any]]:
     ]
 
 
-def conflicts(state: RouterState, rules: Rules, policies: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What gets in the way of our rules."""
+def routing(state: RouterState) -> tuple[list[dict[str, Any]], list[dict[str, Any]], set[str]]:
+    """The routing rules by mark; what is wrong with the routing of our packets; the addresses that are local."""
     own = report.own_rules(state)
-    found = [
+    destinations = report.single_destinations(state)
+    ways = ways_to(destinations)
+    policies, local_priority = surroundings.routing_rules()
+    caught = conflict.catching(policies, own)
+    routes = surroundings.local_routes({(mine.family, policy["table"]) for policy, mine in caught if policy["table"]})
+    local = {key for key, way in ways.items() if way == "local"} | conflict.delivered_singles(caught, routes)
+    problems = [
+        *report.not_local(destinations, local),
+        *conflict.policy_problems(caught, routes, ways, local_priority),
+    ]
+    return policies, problems, {address for address, _mark in local}
+
+
+def duplicates(state: RouterState, rules: Rules) -> list[dict[str, Any]]:
+    own = report.own_rules(state)
+    return [
         problem
         for key, table in rules.tables.items()
         for problem in conflict.duplicates(table, key, [rule for rule in own if rule.family == key.family])
     ]
-    caught = conflict.catching(policies, own)
-    local = surroundings.local_routes({(mine.family, policy["table"]) for policy, mine in caught})
-    return [*found, *conflict.policy_problems(caught, local)]
 
 
-def on_their_way(state: RouterState, rules: Rules, local: set[str], asked: set[str]) -> list[dict[str, Any]]:
+def on_their_way(state: RouterState, rules: Rules, local: set[str]) -> list[dict[str, Any]]:
     """What happens to packets of ours between their mark and IPVS."""
     found = []
+    asked = {address for address, _mark in report.single_destinations(state)}
     for family in FAMILIES:
         own = [rule for rule in report.own_rules(state) if rule.family == family]
         hooks_of_family, ours = trouble.up_to_ipvs(rules.hooks[family], rules.chains, family)
@@ -318,12 +345,9 @@ def survey() -> dict[str, Any]:
     rules = read_rules()
     state = RouterState(rules.chains, pools_of(entries))
     services, undeclarable = report.services(state)
-    destinations = report.single_destinations(state)
-    local, asked = local_addresses(destinations), {address for address, _mark in destinations}
-    not_local = report.not_local(destinations, local)
-    policies = surroundings.policy_rules()
+    policies, misrouted, local = routing(state)
     controllers, daemon = surroundings.programs()
-    adoptable, not_adoptable = adoption.adoptable(state, rules.tables, services)
+    adoptable, not_adoptable = adoption.adoptable(state, rules.tables, rules.given, services)
     return {
         "services": services,
         "rules": report.rules(state),
@@ -341,9 +365,9 @@ def survey() -> dict[str, Any]:
             *rules.problems,
             *report.problems(state, rules.given),
             *undeclarable,
-            *not_local,
-            *on_their_way(state, rules, local, asked),
-            *conflicts(state, rules, policies),
+            *misrouted,
+            *on_their_way(state, rules, local),
+            *duplicates(state, rules),
             *conflict.controller_problems(controllers),
         ],
     }

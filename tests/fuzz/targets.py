@@ -370,11 +370,11 @@ def ip_answers(data: bytes) -> None:
         patch.object(_host, "attempt", lambda _argv: (0, said, "")),
     ):
         with suppress(LvsError):
-            _surroundings.policy_rules()
+            _surroundings.routing_rules()
         with suppress(LvsError):
             local = _surroundings.local_routes([("ipv4", "100")])
             caught = [({"family": "ipv4", "table": "100", "priority": 1}, MarkRule("web", 80, "192.0.2.10/32"))]
-            _conflicts.policy_problems(caught, local)
+            _conflicts.policy_problems(caught, local, {}, {})
 
 
 class Kernel:

@@ -378,6 +378,8 @@ class FakeKernel:
         self.legacy: dict[str, dict[str, Table]] = {}
         self.ipvs = Ipvs()
         self.nft = Nft()
+        # What "nft -j list chains" prints.
+        self.native_chains: list[dict[str, Any]] = []
         self.loaded = loaded
         self.loadable = True
         self.backend = backend
@@ -386,6 +388,9 @@ class FakeKernel:
         self.modules = {"nf_tables"}
         self.loadable_modules: set[str] = set()
         self.local: set[str] = set()
+        self.local_priority = 0
+        # Addresses with a route elsewhere, as "table 100", or "" for table main.
+        self.table_of: dict[str, str] = {}
         # What "ip rule" and "ip route show table TABLE type local" print, by option.
         self.policy_rules: dict[str, list[dict[str, Any]]] = {}
         self.local_routes: dict[tuple[str, str], list[str]] = {}
@@ -488,9 +493,9 @@ class FakeKernel:
             assert arguments == ["-force", "-batch", "-"]
             asked = [line.split() for line in input.splitlines()]
             assert all(words[:2] == ["route", "get"] and words[3] == "mark" for words in asked)
-            local = [f"local {words[2]} dev lo src {words[2]} uid 0 \n    cache <local> \n" for words in asked
-                     if words[2] in self.local]  # fmt: skip
-            return SimpleNamespace(returncode=2, stdout="".join(local), stderr="")
+            lines = [self._way(words[2]) for words in asked]
+            failed = [f"Command failed -:{number}\n" for number, line in enumerate(lines, start=1) if not line]
+            return SimpleNamespace(returncode=2, stdout="".join(lines), stderr="".join(failed))
         if tool == "nft" and "nft" in self.installed:
             return self._nft(arguments, input)
         if tool in ("iptables-legacy-save", "ip6tables-legacy-save"):
@@ -512,9 +517,19 @@ class FakeKernel:
         assert action == "restore" and arguments == ["--noflush", "--wait", "10"], argv
         return self._restore(self.nat if input.startswith("*nat\n") else self.mangle, FAMILIES[program], input)
 
+    def _way(self, address: str) -> str:
+        if address in self.local:
+            return f"local {address} dev lo src {address} uid 0 \n    cache <local> \n"
+        if address in self.table_of:
+            return f"{address} via 10.0.0.254 dev eth0 {self.table_of[address]} src 10.0.0.1 uid 0 \n    cache \n"
+        return ""
+
     def _policy(self, family: str, *words: str) -> Any:
         if words == ("rule", "show"):
-            found = [{"priority": 0, "src": "all", "table": "local"}, *self.policy_rules.get(family, [])]
+            found = [
+                {"priority": self.local_priority, "src": "all", "table": "local"},
+                *self.policy_rules.get(family, []),
+            ]
             return SimpleNamespace(returncode=0, stdout=json.dumps(found), stderr="")
         assert words[:3] == ("route", "show", "table") and words[4:] == ("type", "local"), words
         if (family, words[3]) not in self.local_routes:
@@ -532,6 +547,8 @@ class FakeKernel:
                 self.nft.run(text)
                 self.after_write()
                 return SimpleNamespace(returncode=0, stdout="", stderr="")
+            if arguments == ["-j", "list", "chains"]:
+                return SimpleNamespace(returncode=0, stdout=json.dumps({"nftables": self.native_chains}), stderr="")
             assert arguments[:3] == ["-j", "list", "table"], arguments
             return SimpleNamespace(returncode=0, stdout=json.dumps(self.nft.listing(*arguments[3:])), stderr="")
         except NftError as error:

@@ -13,7 +13,7 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from ansible_collections.lvs.fleet.plugins.modules import ipvs_service, lvs_info, lvs_service
-from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel, Rule
+from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel, Rule, Table
 from ansible_collections.lvs.fleet.tests.unit.packets import mark, packets
 from ansible_collections.lvs.fleet.tests.unit.running import CHAIN, quartet, read, run_module
 from ansible_collections.lvs.fleet.tests.unit.strategies import declared_services, hooks
@@ -91,13 +91,15 @@ def test_policy_rules_that_cannot_be(kernel: FakeKernel, rule: dict[str, Any]) -
 def test_policy_rules_are_told(kernel: FakeKernel) -> None:
     kernel.policy_rules["-4"] = [
         {"priority": 76, "not": None, "src": "all", "fwmark": "0xca6c", "table": "51820"},
-        {"priority": 77, "src": "all", "fwmark": "0x51", "fwmask": "0xff", "table": "100"},
-    ]
+        {"priority": 77, "src": "10.0.0.0", "srclen": 8, "dst": "192.0.2.7", "fwmark": "0x51", "fwmask": "0xff",
+         "iif": "eth0", "iif_detached": None, "action": "prohibit"},
+    ]  # fmt: skip
     told = info(kernel)
     assert told["policy_rules"] == [
         {"family": "ipv4", "priority": 76, "fwmark": 0xCA6C, "mask": FULL, "table": "51820", "inverted": True},
-        {"family": "ipv4", "priority": 77, "fwmark": 81, "mask": 255, "table": "100"},
-    ]
+        {"family": "ipv4", "priority": 77, "fwmark": 81, "mask": 255, "table": "", "iif": "eth0", "action": "prohibit",
+         "from": "10.0.0.0/8", "to": "192.0.2.7/32"},
+    ]  # fmt: skip
     assert told["problems"] == []
 
 
@@ -232,29 +234,60 @@ def test_the_message_names_service_and_rule(kernel: FakeKernel) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "rule, routes, found",
-    [
-        ({"fwmark": "0x50"}, None, True),
-        ({"fwmark": "0x50"}, ["192.0.2.11"], True),
-        ({"fwmark": "0x50"}, ["default"], False),
-        ({"fwmark": "0x50"}, ["192.0.2.0/24"], False),
-        ({"fwmark": "0x50"}, ["192.0.2.10"], False),
-        ({"fwmark": "0x10", "fwmask": "0x10"}, None, True),
-        ({"fwmark": "0x51"}, None, False),
-        ({"fwmark": "0x0", "fwmask": "0x10"}, None, False),
-        ({"fwmark": "0x51", "not": None}, None, False),
-    ],
-)
-def test_routing_by_our_mark(kernel: FakeKernel, rule: dict[str, Any], routes: Any, found: bool) -> None:
-    kernel.policy_rules["-4"] = [{"priority": 100, "src": "all", "table": "200", **rule}]
-    kernel.policy_rules["-6"] = [{"priority": 100, "src": "all", "table": "200", "fwmark": "0x50"}]
-    if routes:
-        kernel.local_routes["-4", "200"] = routes
-    message = "packets with the mark 80 of web follow the ip rule with priority 100 to table 200"
-    subject = {"name": "web", "fwmark": 80, "family": "ipv4", "priority": 100}
-    problem = {"kind": "policy_rule", "message": message, **subject}
-    assert info(kernel)["problems"] == ([problem] if found else [])
+ANY = {"priority": 100, "src": "all", "table": "200"}
+ROUTING = {
+    # A rule of ip; what table 200 delivers to the router itself; whether the address is the router's; the problems.
+    "elsewhere": ({"fwmark": "0x50"}, [], False, ["vip_not_local", "policy_rule"]),
+    "elsewhere by bits": ({"fwmark": "0x10", "fwmask": "0x10"}, [], False, ["vip_not_local", "policy_rule"]),
+    "another address": ({"fwmark": "0x50"}, ["192.0.2.11"], False, ["vip_not_local", "policy_rule"]),
+    "delivered by a default": ({"fwmark": "0x50"}, ["default"], False, []),
+    "delivered by a network": ({"fwmark": "0x50"}, ["192.0.2.0/24"], False, []),
+    "delivered": ({"fwmark": "0x50"}, ["192.0.2.10"], False, []),
+    "delivered from an interface": ({"fwmark": "0x50", "iif": "eth0"}, ["default"], False, []),
+    "behind the local table": ({"fwmark": "0x50"}, [], True, []),
+    "behind the local table, refused": ({"fwmark": "0x50", "action": "prohibit", "table": ""}, [], True, []),
+    "refused": ({"fwmark": "0x50", "action": "prohibit", "table": ""}, [], False, ["vip_not_local", "policy_rule"]),
+    "from an interface": ({"fwmark": "0x50", "iif": "eth0"}, [], False, ["vip_not_local", "policy_rule"]),
+    "another interface": ({"fwmark": "0x50", "iif": "eth9"}, [], False, ["vip_not_local"]),
+    "sent by the router": ({"fwmark": "0x50", "iif": "lo"}, [], False, ["vip_not_local"]),
+    "sent by an interface": ({"fwmark": "0x50", "oif": "eth0"}, [], False, ["vip_not_local"]),
+    "from a source": ({"fwmark": "0x50", "src": "10.9.0.0", "srclen": 16}, [], False, ["vip_not_local"]),
+    "from more sources": ({"fwmark": "0x50", "src": "8.0.0.0", "srclen": 6}, [], False,
+                          ["vip_not_local", "policy_rule"]),
+    "to others": ({"fwmark": "0x50", "dst": "192.0.3.0", "dstlen": 24}, [], False, ["vip_not_local"]),
+    "another mark": ({"fwmark": "0x51"}, [], False, ["vip_not_local"]),
+    "other bits": ({"fwmark": "0x0", "fwmask": "0x10"}, [], False, ["vip_not_local"]),
+    "all other marks": ({"fwmark": "0x51", "not": None}, [], False, ["vip_not_local"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ROUTING)
+def test_routing_by_our_mark(case: str) -> None:
+    rule, routes, local, expected = ROUTING[case]
+    kernel = FakeKernel()
+    traffic = [{**WEB["traffic"][0], "source": ["10.0.0.0/8"], "in_interface": "eth0"}]
+    run_module(lvs_service, kernel, services=[{**WEB, "traffic": traffic}])
+    kernel.local = {"192.0.2.10"} if local else set()
+    kernel.table_of = {} if local or "action" in rule else {"192.0.2.10": "table 200"}
+    kernel.policy_rules["-4"] = [{**ANY, **rule}]
+    kernel.policy_rules["-6"] = [{**ANY, "fwmark": "0x50"}]
+    kernel.local_routes["-4", "200"] = routes
+    assert [problem["kind"] for problem in info(kernel)["problems"]] == expected
+
+
+def test_routing_to_a_table_that_has_no_route_is_not_the_reason(kernel: FakeKernel) -> None:
+    kernel.local, kernel.table_of = set(), {"192.0.2.10": ""}
+    kernel.policy_rules["-4"] = [{**ANY, "fwmark": "0x50"}]
+    assert [problem["kind"] for problem in info(kernel)["problems"]] == ["vip_not_local"]
+
+
+def test_a_rule_before_the_local_table_is_asked_for_its_interface(kernel: FakeKernel) -> None:
+    kernel.local_priority = 200
+    kernel.policy_rules["-4"] = [{**ANY, "fwmark": "0x50", "iif": "eth0", "action": "prohibit", "table": ""}]
+    [problem] = info(kernel)["problems"]
+    why = "packets with the mark 80 that come in by eth0 are refused (prohibit) by the ip rule with priority 100"
+    assert problem.pop("message").startswith(f"web: {why}: IPVS does not see them; ")
+    assert problem == {"kind": "policy_rule", "name": "web", "fwmark": 80, "family": "ipv4", "priority": 100}
 
 
 # -- what could be adopted ----------------------------------------------------------------------------------------
@@ -292,7 +325,7 @@ NOT_ADOPTABLE = {
         ["mark 80: there is no ipv4 service for it; its rules stay as they are"],
     ),
     "a service without a mark": (
-        by_hand(), ["mark 80: no rule in PREROUTING gives it to a packet of its ipv4 service"],
+        by_hand(), ["mark 80: no rule gives the mark 80 to a packet of its ipv4 service"],
     ),
     "a match that we have no words for": (
         by_hand(f"{VIP} --sport 1 {TO_80}"),
@@ -350,6 +383,47 @@ def test_rules_of_ours_without_a_service_are_named() -> None:
     run_module(ipvs_service, kernel, services=[{"fwmark": 81}], state="absent")
     told = info(kernel)
     assert told["not_adoptable"][0] == "half: is ours, but no service that can be declared; a deploy removes it"
+
+
+@pytest.mark.parametrize(
+    "table, chain, rule, place",
+    [
+        ("raw", "PREROUTING", TO_80, f"raw PREROUTING rule 1 ({TO_80})"),
+        ("mangle", "OWN", TO_80, f"mangle OWN rule 1 ({TO_80})"),
+        ("filter", "INPUT", TO_80, f"filter INPUT rule 1 ({TO_80})"),
+    ],
+)
+def test_a_mark_that_is_given_elsewhere_is_not_denied(table: str, chain: str, rule: str, place: str) -> None:
+    kernel = by_hand()
+    tables = {"mangle": kernel.mangle}
+    if table not in tables:
+        tables[table] = kernel.others[table] = {"ipv4": Table("ipv4", table)}
+    tables[table]["ipv4"].chains.setdefault(chain, []).append(Rule(rule))
+    told = info(kernel)
+    assert told["problems"] == []
+    why = f"mark 80: {place} gives it; only rules in PREROUTING of table mangle are adopted"
+    assert told["not_adoptable"] == [why]
+
+
+def test_what_was_not_looked_at_is_not_denied() -> None:
+    kernel = by_hand(RESTORE)
+    kernel.installed.discard("nft")
+    [problem] = info(kernel)["problems"]
+    assert problem["message"] == (
+        "no rule that lvs_info understands gives the mark 80 (not known: native nftables rules (nft is not installed), "
+        f"mangle PREROUTING rule 1 ({RESTORE})) of the ipv4 IPVS service"
+    )
+
+
+def test_a_rule_that_clears_a_mark_is_about_no_service() -> None:
+    told = info(by_hand("-j MARK --set-xmark 0x0/0xffffffff", HTTP))
+    assert [reason for reason in told["not_adoptable"] if "mark 0" in reason] == []
+
+
+def test_rules_that_leave_packets_out_are_no_obstacle() -> None:
+    others = ("! -p tcp -j ACCEPT", "! -d 192.0.2.10/32 -j ACCEPT", "-p tcp -m multiport ! --dports 80,443 -j RETURN")
+    told = info(by_hand(HTTP, *others, f"{VIP} --dport 443 {TO_80}"))
+    assert (told["adoptable"], told["not_adoptable"]) == ([FWMARK_80], [])
 
 
 @given(declared_services(), st.integers(0, 3), st.data())

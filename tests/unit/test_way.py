@@ -46,10 +46,11 @@ def told(
     devices: Sequence[str] = ("lo", "eth0", "eth1"),
     legacy: dict[str, str] | None = None,
     local: Sequence[str] = ("192.0.2.10",),
+    native: Sequence[_way.Hook] = (),
 ) -> list[dict[str, Any]]:
     found = [*hooks(saved_rules(saved({"mangle": JUMP, **tables})), "ipv4", own=mark_chains())]
     found += hooks(saved_rules(saved(legacy or {})), "ipv4", " of iptables-legacy")
-    way, ours = up_to_ipvs(found, {}, "ipv4")
+    way, ours = up_to_ipvs([*found, *native], {}, "ipv4")
     return mark_troubles(Follower(way, ours, devices), own, set(local), {"192.0.2.10"})
 
 
@@ -59,19 +60,24 @@ def short(problems: Sequence[dict[str, Any]]) -> list[str]:
     return [form.format(**found, may="?" if " may " in found["message"] else "") for found in problems]
 
 
+TRACKING = "-A POSTROUTING -s 10.9.0.0/16 -j MASQUERADE"
 VIP = "-d 192.0.2.10/32 -p tcp -m tcp --dport"
 TROUBLES: dict[str, tuple[dict[str, str], list[str]]] = {
     # Marks of others, in every table.
     "Kubernetes marks for masquerading": (
-        {"nat": f"-A PREROUTING {VIP} 80 -j MARK --set-xmark 0x4000/0x4000"}, ["overridden nat PREROUTING 1"],
+        {"nat": f"-A PREROUTING {VIP} 80 -j MARK --set-xmark 0x4000/0x4000\n{TRACKING}"},
+        ["overridden nat PREROUTING 1"],
+    ),
+    "table nat while no rule has connections tracked": (
+        {"nat": f"-A PREROUTING {VIP} 80 -j MARK --set-xmark 0x4000/0x4000"}, ["overridden? nat PREROUTING 1"],
     ),
     "Calico clears its bits": ({"filter": "-A INPUT -j MARK --set-xmark 0x0/0xffff"}, ["overridden filter INPUT 1"]),
     "Calico's own bits do no harm": ({"filter": "-A INPUT -j MARK --set-xmark 0x0/0xffff0000"}, []),
     "table security": ({"security": f"-A INPUT {TO_9}"}, ["overridden security INPUT 1"]),
     "IPVS comes before nat INPUT": ({"nat": f"-A INPUT {TO_9}"}, []),
     "table raw comes before ours": ({"raw": f"-A PREROUTING {TO_9}"}, []),
-    "made good by a later rule": ({"nat": f"-A PREROUTING {TO_9}\n-A PREROUTING {TO_80}"}, []),
-    "made good in another hook": ({"nat": f"-A PREROUTING {TO_9}", "filter": f"-A INPUT {TO_80}"}, []),
+    "made good by a later rule": ({"nat": f"{TRACKING}\n-A PREROUTING {TO_9}\n-A PREROUTING {TO_80}"}, []),
+    "made good in another hook": ({"nat": f"-A PREROUTING {TO_9}\n{TRACKING}", "filter": f"-A INPUT {TO_80}"}, []),
     "negations leave ours out": (
         {"filter": f"-A INPUT ! -p tcp {TO_9}\n-A INPUT ! -d 192.0.2.10/32 {TO_9}\n"
                    f"-A INPUT -p tcp -m multiport ! --dports 80,443 {TO_9}\n-A INPUT -i lo {TO_9}"}, [],
@@ -225,7 +231,7 @@ def test_troubles(case: str) -> None:
 
 
 def test_both_variants_of_iptables_count() -> None:
-    legacy = {"nat": f"-A PREROUTING {TO_9}", "mangle": f"-A INPUT {TO_9}"}
+    legacy = {"nat": f"-A PREROUTING {TO_9}\n{TRACKING}", "mangle": f"-A INPUT {TO_9}"}
     where = ["nat of iptables-legacy PREROUTING 1", "mangle of iptables-legacy INPUT 1"]
     assert short(told({}, legacy=legacy)) == [f"overridden {place}" for place in where]
 
