@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from ipaddress import ip_network
 from typing import Any
@@ -35,7 +35,10 @@ from ansible_collections.lvs.fleet.plugins.module_utils._nftables import boot_li
 from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_services
 from ansible_collections.lvs.fleet.plugins.module_utils._plan import declared_rules
 from ansible_collections.lvs.fleet.plugins.module_utils._real_server import machine, needs
+from ansible_collections.lvs.fleet.plugins.module_utils._suggestions import did_you_mean
 
+# The names of a role's variables begin all in the same way, so they have to be more alike than other words.
+ALIKE_NAMES = 0.85
 # ip knows the family of a rule or a route only where it is told, or where there is an address in it.
 IP_FAMILY = {IPV4: "", IPV6: "-6 "}
 
@@ -47,6 +50,15 @@ def problems(services: Any, path: str = "lvs_services") -> list[str]:
     except ValidationError as error:
         return list(error.problems)
     return []
+
+
+def unknown_variables(names: Iterable[str], known: Sequence[str]) -> list[str]:
+    """What is wrong with variables that are named like those of a role, and are none of them."""
+    unknown = [str(name) for name in names if name not in known]
+    return [
+        f"{name}: is not a variable of the role{did_you_mean(name, known, alike=ALIKE_NAMES)}"
+        for name in sorted(unknown)
+    ]
 
 
 def marks(services: Any, family: str) -> str:
@@ -185,6 +197,7 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
             "problems": problems,
+            "unknown_variables": unknown_variables,
             "marks": marks,
             "ipvs_rules": ipvs_rules,
             "kernel_modules": kernel_modules,

@@ -81,8 +81,10 @@ def _message(result: Mapping[str, Any]) -> str:
     return _plain_lines(result.get("msg", "no message"))
 
 
-def _plain_lines(text: Any) -> str:
-    return "\n".join(plain(line) for line in str(text).strip().split("\n"))
+def _plain_lines(said: Any) -> str:
+    """A text, or a list with an item for each line, as text without anything but words."""
+    lines = said if isinstance(said, list) else str(said).strip().split("\n")
+    return "\n".join(plain(line) for line in lines)
 
 
 def _operations(name: str, results: Mapping[str, Any]) -> list[str]:

@@ -73,10 +73,12 @@ def no_hint(_given: Any) -> str:
     return ""
 
 
-def did_you_mean(given: Any, choices: Iterable[str], meanings: Mapping[str, str] | None = None) -> str:
+def did_you_mean(
+    given: Any, choices: Iterable[str], meanings: Mapping[str, str] | None = None, alike: float = _ALIKE
+) -> str:
     """The choice that a wrong word is nearest to, by what it means elsewhere or by its letters."""
     word = _plain(given)
-    found = (meanings or {}).get(word) or _alike(word, choices)
+    found = (meanings or {}).get(word) or _alike(word, choices, alike)
     return "" if found in ("", given) else f"; did you mean {found}?"
 
 
@@ -118,11 +120,11 @@ def _plain(given: Any) -> str:
     return re.sub(r"[\s-]+", "_", word[:_LONGEST].strip().lower()) if isinstance(word, str) else ""
 
 
-def _alike(word: str, choices: Iterable[str]) -> str:
+def _alike(word: str, choices: Iterable[str], alike: float = _ALIKE) -> str:
     words = list(choices)
     if word in words:
         return word
-    return next(iter(get_close_matches(word, words, 1, _ALIKE)), "")
+    return next(iter(get_close_matches(word, words, 1, alike)), "")
 
 
 def as_list(given: Any, parse: Callable[[Any], Any]) -> str:

@@ -51,9 +51,13 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(project: Path, *command: str) -> str:
+def attempt(project: Path, *command: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(TOP / ".build"), "ANSIBLE_HOME": str(project / "home")}
-    done = subprocess.run(command, cwd=project, env=environment, text=True, capture_output=True, check=False)
+    return subprocess.run(command, cwd=project, env=environment, text=True, capture_output=True, check=False)
+
+
+def run(project: Path, *command: str) -> str:
+    done = attempt(project, *command)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -79,6 +83,30 @@ def test_the_commands_of_the_readme_can_be_run(project: Path) -> None:
     }
     for command in sorted(commands):
         run(project, *command.split(), "--syntax-check")
+
+
+@pytest.mark.parametrize(
+    ("playbook", "role", "wrong", "right"),
+    [
+        ("deploy", "router", "vip_interfaces", "vip_interface"),
+        ("real_servers", "real_server", "gateway", "gateways"),
+    ],
+)
+def test_a_role_names_each_mistake_on_a_line_before_it_connects(
+    project: Path, playbook: str, role: str, wrong: str, right: str
+) -> None:
+    """A misspelt variable, which Ansible would ignore, among them."""
+    inventory = project / "inventory/group_vars/all.yml"
+    inventory.write_text(inventory.read_text().replace("scheduler: wlc", "scheduler: WLC"))
+    command = ["ansible-playbook", "--inventory", "inventory", f"lvs.fleet.{playbook}", "-e", f"lvs_{role}_{wrong}=x"]
+    done = attempt(project, *command)
+    said = [line.strip().strip('",') for line in (done.stdout + done.stderr).splitlines()]
+    begin = "[ERROR]: Task failed: Action failed: "
+    assert done.returncode == 2 and "UNREACHABLE" not in done.stdout
+    assert {line.removeprefix(begin) for line in said} >= {
+        "lvs_services[0] (web).scheduler: 'WLC' is not the name of a scheduler; did you mean wlc?",
+        f"lvs_{role}_{wrong}: is not a variable of the role; did you mean lvs_{role}_{right}?",
+    }
 
 
 def test_the_requirements_of_the_readme_name_this_collection() -> None:

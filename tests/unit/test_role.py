@@ -14,6 +14,8 @@ import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
+from ansible_collections.lvs.fleet.plugins.filter.fleet import unknown_variables
+
 TOP = Path(__file__).parents[2]
 ROLE = TOP / "roles" / "lvs_router"
 
@@ -57,13 +59,13 @@ def worked_out(variable: str, **given: Any) -> Any:
 
 
 def worked_out_text(text: str, **given: Any) -> Any:
-    """A text of the role with these variables of the user."""
+    """A text of the role with these variables of the user. Filters of the collection are not to be had here."""
     loader = DataLoader()
     files = (ROLE / "defaults/main.yml", ROLE / "vars/main.yml")
     own = {name: value for path in files
            for name, value in loader.load_from_file(str(path), trusted_as_template=True).items()}  # fmt: skip
     needs = {"problems": [], "masqueraded": ["ipv4"], "kernel_modules": ["ip_vs"]}
-    variables = {**own, "lvs_services": [], "__lvs_router_needs": needs, **given}
+    variables = {**own, "lvs_services": [], "__lvs_router_needs": needs, "__lvs_router_unknown": [], **given}
     return Templar(loader, variables=variables).template(trust_as_template(text))
 
 
@@ -169,6 +171,50 @@ def test_a_firewall_that_leaves_the_rules_is_none_of_our_business(
     rules: str, units: tuple[str, ...], marking: str
 ) -> None:
     assert firewall_problems(rules, *units, paths=("/usr/sbin/ufw",), lvs_router_marking=marking) == []
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_the_role_knows_its_variables(role: Path) -> None:
+    assert load(role / "vars/main.yml")[f"__{role.name}_variables"] == list(load(role / "defaults/main.yml"))
+
+
+@pytest.mark.parametrize(
+    ("role", "name", "hint"),
+    [
+        ("lvs_router", "lvs_router_vip_interfaces", "; did you mean lvs_router_vip_interface?"),
+        ("lvs_router", "lvs_routers_marking", "; did you mean lvs_router_marking?"),
+        ("lvs_router", "lvs_router_presistence", "; did you mean lvs_router_persistence?"),
+        ("lvs_router", "lvs_router_x", ""),
+        ("lvs_real_server", "lvs_real_server_gateway", "; did you mean lvs_real_server_gateways?"),
+        ("lvs_real_server", "lvs_real_servers_mtu", "; did you mean lvs_real_server_mtu?"),
+        ("lvs_real_server", "lvs_realserver_mtu", "; did you mean lvs_real_server_mtu?"),
+    ],
+)
+def test_a_misspelt_variable_is_named(role: str, name: str, hint: str) -> None:
+    assert unknown(TOP / "roles" / role, name) == [f"{name}: is not a variable of the role{hint}"]
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+def test_variables_of_others_are_none_of_the_roles_business(role: Path) -> None:
+    others = ["lvs_services", "lvs_services_web", "lvs_audit", "lvs_rs_x", "my_lvs_router_x", "lvs_maintenance"]
+    assert unknown(role, *others, *load(role / "defaults/main.yml")) == []
+
+
+def unknown(role: Path, *names: str) -> list[str]:
+    """What the role says of variables with these names, by the pattern that it has for its own."""
+    variables = load(role / "vars/main.yml")
+    (pattern,) = re.findall(r"varnames', '(.*?)'", variables[f"__{role.name}_unknown"])
+    return unknown_variables(
+        [name for name in names if re.search(pattern, name)], variables[f"__{role.name}_variables"]
+    )
+
+
+@pytest.mark.parametrize(("family", "named"), [("Debian", ""), ("RedHat", ""), ("alpine", "alpine"), ("", "none")])
+def test_an_operating_system_that_the_role_does_not_know(family: str, named: str) -> None:
+    begin = "the role knows the packages and files of the Debian and RHEL families; /etc/os-release names another one: "
+    machine = {"os_family": family}
+    given = {"__lvs_router_machine": machine, "__lvs_router_firewall_problems": ["a firewall"]}
+    assert worked_out("__lvs_router_obstacles", **given) == [*([begin + named] if named else []), "a firewall"]
 
 
 FAMILIES = ["Debian", "RedHat"]
