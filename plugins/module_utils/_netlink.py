@@ -1,46 +1,79 @@
 # Copyright: lvs.fleet contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The one socket that speaks to the kernel's IPVS. PRIVATE to the collection."""
+"""The sockets that speak to the kernel, to IPVS and to nf_tables. PRIVATE to the collection."""
 
 from __future__ import annotations
 
 import socket
+from contextlib import closing, suppress
 from typing import Iterator, Sequence
 
+from . import _nft_wire as nft
 from . import _wire as wire
 from ._errors import KernelError, ParseError
 
-# Of linux/netlink.h; Python has no name for it.
-_NETLINK_GENERIC = 16
+# Of linux/netlink.h; Python has no names for them.
+_NETLINK_NETFILTER, _NETLINK_GENERIC = 12, 16
 # The kernel's dumps come in pieces of at most 32 KiB.
 _PIECE = 1 << 15
 # What the kernel may have said before we listen.
 _BACKLOG = 1 << 20
 # A dump that never ends would hang the run with the lock held.
 _TIMEOUT_SECONDS = 30
+# How often a list is asked for that changes while the kernel gives it out.
+_ATTEMPTS = 20
 
 
-class NetlinkSocket:
-    """Questions to the generic netlink family IPVS, one at a time, and changes, many at a time.
+class _Socket:
+    """A socket of one protocol, with one conversation at a time. Opening it loads nothing."""
 
-    Opening it loads nothing. The kernel loads a module when asked for a family by name, so the family is looked up in
-    the list of those that are there; family is 0 while ip_vs is not loaded.
-    """
-
-    def __init__(self) -> None:
+    def __init__(self, protocol: int, version: int, subject: str) -> None:
+        self._version, self._subject = version, subject
         self._sequence = 0
         # One for all answers: making room for each costs more than the answer.
         self._piece = memoryview(bytearray(_PIECE))
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_GENERIC)
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
         self._socket.settimeout(_TIMEOUT_SECONDS)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BACKLOG)
         self._socket.bind((0, 0))
-        self.family = 0
-        self.find_family()
 
     def close(self) -> None:
         self._socket.close()
+
+    def _replies(self, family: int, flags: int, command: int, payload: bytes) -> Iterator[bytes]:
+        """What the kernel answers, up to its acknowledgement, error, or the end of the dump."""
+        self._sequence += 1
+        self._socket.send(wire.message(family, flags, self._sequence, command, payload, self._version))
+        while True:
+            for kind, sequence, body in wire.messages(self._receive()):
+                if sequence != self._sequence:
+                    raise ParseError(f"netlink: an answer to request {sequence} instead of {self._sequence}")
+                if kind in (wire.NLMSG_DONE, wire.NLMSG_ERROR):
+                    code = wire.error_code(body)
+                    if code:
+                        raise KernelError(f"reading {self._subject} (command {command})", code)
+                    return
+                yield body
+
+    def _receive(self) -> bytes:
+        try:
+            return bytes(self._piece[: self._socket.recv_into(self._piece)])
+        except socket.timeout:
+            raise ParseError(f"netlink: the kernel did not answer within {_TIMEOUT_SECONDS} s") from None
+
+
+class NetlinkSocket(_Socket):
+    """Questions to the generic netlink family IPVS, one at a time, and changes, many at a time.
+
+    The kernel loads a module when asked for a family by name, so the family is looked up in the list of those that are
+    there; family is 0 while ip_vs is not loaded.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_NETLINK_GENERIC, wire.IPVS_GENL_VERSION, "IPVS")
+        self.family = 0
+        self.find_family()
 
     def find_family(self) -> int:
         """Look the IPVS family up again, say after the module was loaded; 0 if it is not there."""
@@ -83,23 +116,11 @@ class NetlinkSocket:
     def _dump(self, family: int, command: int, payload: bytes) -> list[wire.Attributes]:
         return [wire.generic_attributes(body) for body in self._replies(family, wire.NLM_F_DUMP, command, payload)]
 
-    def _replies(self, family: int, flags: int, command: int, payload: bytes) -> Iterator[bytes]:
-        """What the kernel answers, up to its acknowledgement, error, or the end of the dump."""
-        self._sequence += 1
-        self._socket.send(wire.message(family, flags, self._sequence, command, payload))
-        while True:
-            for kind, sequence, body in wire.messages(self._receive()):
-                if sequence != self._sequence:
-                    raise ParseError(f"netlink: an answer to request {sequence} instead of {self._sequence}")
-                if kind in (wire.NLMSG_DONE, wire.NLMSG_ERROR):
-                    code = wire.error_code(body)
-                    if code:
-                        raise KernelError(f"reading IPVS (command {command})", code)
-                    return
-                yield body
 
-    def _receive(self) -> bytes:
-        try:
-            return bytes(self._piece[: self._socket.recv_into(self._piece)])
-        except socket.timeout:
-            raise ParseError(f"netlink: the kernel did not answer within {_TIMEOUT_SECONDS} s") from None
+def nft_rules(family: str, table: str) -> list[wire.Attributes]:
+    """The rules of one table of nf_tables, none where there is no such table."""
+    for _attempt in range(_ATTEMPTS):
+        with suppress(wire.DumpInterrupted), closing(_Socket(_NETLINK_NETFILTER, nft.VERSION, "nf_tables")) as asking:
+            replies = asking._replies(nft.GET_RULE, wire.NLM_F_DUMP, nft.NFPROTO[family], nft.rules_of(table))
+            return [wire.generic_attributes(body) for body in replies]
+    raise ParseError(f"nf_tables: the rules of table {table} changed {_ATTEMPTS} times while they were read")

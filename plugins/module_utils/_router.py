@@ -37,8 +37,9 @@ from ._model import (
     VirtualService,
     family_of,
 )
-from ._netlink import NetlinkSocket
+from ._netlink import NetlinkSocket, nft_rules
 from ._nft_listing import parse_listing
+from ._nft_wire import is_native
 from ._nftables import nftables_chains, table_words
 from ._suggestions import other_scheduler
 from ._way import Hook
@@ -351,6 +352,8 @@ def saved_table(family: str, table: str) -> str:
         raise ParseError(f"{tool} -t {table}: exit status {status}: {unreadable(family, table)}: {said.strip()}")
     if status:
         raise ToolError([tool, "-t", table], status, said or output)
+    if _uses_nft(tool) and any(is_native(rule, family) for rule in nft_rules(family, table)):
+        raise ParseError(f"{tool} -t {table}: {unreadable(family, table)}")
     return output
 
 
@@ -422,11 +425,16 @@ def saved_other_ruleset(family: str) -> tuple[str, str]:
 
 def _exists(family: str, table: str = "") -> bool:
     """Whether there is a table to be read, any at all if none is named."""
-    path = host.installed(f"{COMMAND[family]}-save")
-    if not path or "nft" in path:
-        return bool(path)
+    tool = f"{COMMAND[family]}-save"
+    if not host.installed(tool) or _uses_nft(tool):
+        return bool(host.installed(tool))
     loaded = host.read_text(_LEGACY_TABLES[family]).split()
     return table in loaded if table else bool(loaded)
+
+
+def _uses_nft(tool: str) -> bool:
+    """Whether this iptables is the variant that keeps its rules in nf_tables."""
+    return "nft" in host.installed(tool)
 
 
 def ways_to(destinations: Iterable[tuple[str, int]]) -> dict[tuple[str, int], str]:

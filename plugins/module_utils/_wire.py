@@ -27,6 +27,8 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 # Of linux/err.h: no error of the kernel has a larger number.
 _MAX_ERRNO = 4095
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
+# Of an answer: what was dumped has changed meanwhile.
+_NLM_F_DUMP_INTR = 0x10
 GENL_ID_CTRL, CTRL_CMD_GETFAMILY = 0x10, 3
 CTRL_ATTR_FAMILY_ID, CTRL_ATTR_FAMILY_NAME = 1, 2
 IPVS_GENL_NAME, IPVS_GENL_VERSION = "IPVS", 1
@@ -76,21 +78,32 @@ _BE16 = struct.Struct("!H")
 # -- netlink ------------------------------------------------------------------------------------------------------
 
 
-def message(kind: int, flags: int, sequence: int, command: int, payload: bytes) -> bytes:
-    """A generic netlink request. The port id stays 0: the kernel knows whose socket it is."""
-    body = _GENLMSGHDR.pack(command, IPVS_GENL_VERSION, 0) + payload
+def message(
+    kind: int, flags: int, sequence: int, command: int, payload: bytes, version: int = IPVS_GENL_VERSION
+) -> bytes:
+    """A request. The port id stays 0: the kernel knows whose socket it is.
+
+    Of generic netlink; nfnetlink has a header of the same form, with a family in place of the command.
+    """
+    body = _GENLMSGHDR.pack(command, version, 0) + payload
     return _NLMSGHDR.pack(_NLMSGHDR.size + len(body), kind, NLM_F_REQUEST | flags, sequence, 0) + body
 
 
+class DumpInterrupted(ParseError):
+    """What was being dumped has changed meanwhile."""
+
+
 def messages(data: bytes) -> Iterator[Message]:
-    """The messages of one datagram. Raises ParseError where a length cannot be true."""
+    """The messages of one datagram. Raises ParseError where a length cannot be true, and DumpInterrupted."""
     offset = 0
     while offset < len(data):
         if len(data) - offset < _NLMSGHDR.size:
             raise ParseError("netlink: a message is shorter than its header")
-        length, kind, _flags, sequence, _port = _NLMSGHDR.unpack_from(data, offset)
+        length, kind, flags, sequence, _port = _NLMSGHDR.unpack_from(data, offset)
         if not _NLMSGHDR.size <= length <= len(data) - offset:
             raise ParseError(f"netlink: a message of {length} bytes where {len(data) - offset} are left")
+        if flags & _NLM_F_DUMP_INTR:
+            raise DumpInterrupted("netlink: what was read has changed meanwhile")
         yield kind, sequence, data[offset + _NLMSGHDR.size : offset + length]
         offset += _aligned(length)
 
@@ -106,21 +119,29 @@ def error_code(body: bytes) -> int:
 
 
 def generic_attributes(body: bytes) -> Attributes:
-    """The attributes behind the generic netlink header."""
+    """The attributes behind the header of generic netlink or nfnetlink."""
     return attributes(body[_GENLMSGHDR.size :])
 
 
 def attributes(data: bytes) -> Attributes:
-    """The attributes of a message, or inside a nested attribute.
+    """The attributes of a message, or inside a nested attribute."""
+    layout, payloads = _unpacked(data)
+    return dict(zip(layout.kinds, payloads))
 
-    Thousands of entries differ in nothing but the payloads, so the layout of the last one of this size is tried first.
-    """
+
+def elements(data: bytes) -> tuple[bytes, ...]:
+    """The payloads inside a nested attribute that is a list: all are of one type."""
+    return _unpacked(data)[1]
+
+
+def _unpacked(data: bytes) -> tuple[_Layout, tuple[bytes, ...]]:
+    """Thousands of entries differ only in the payloads, so the layout of the last one of this size is tried first."""
     layout = _LAYOUTS.get(len(data))
     fields = layout.fields.unpack(data) if layout else ()
     if not layout or fields[::2] != layout.headers:
         layout = _LAYOUTS[len(data)] = _layout(data)
         fields = layout.fields.unpack(data)
-    return dict(zip(layout.kinds, fields[1::2]))
+    return layout, fields[1::2]
 
 
 class _Layout(NamedTuple):

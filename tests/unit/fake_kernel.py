@@ -186,6 +186,7 @@ class Table:
 HEADER, GENERIC, ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=BBH"), struct.Struct("=HH")
 IPVS_FAMILY = 28
 ACK_ONLY, DUMP = 0x4, 0x300
+GET_NFT_RULE = 10 << 8 | 7
 SCHEDULERS = ("none", "rr", "wrr", "lc", "wlc", "sh", "mh", "dh", "sed", "nq")
 ENGINES = ("sip",)
 Attributes = dict[int, bytes]
@@ -343,7 +344,7 @@ class FakeSocket:
             assert HEADER.size + GENERIC.size <= length <= len(data) - offset and length % 4 == 0
             assert port == 0 and flags & 0x1
             command, version, _reserved = GENERIC.unpack_from(data, offset + HEADER.size)
-            assert version == 1
+            assert version == (kind != GET_NFT_RULE)
             body = data[offset + HEADER.size + GENERIC.size : offset + length]
             self._answers += self._kernel.answer(kind, flags, sequence, command, body)
             offset += length
@@ -404,6 +405,8 @@ class FakeKernel:
         self.refused: Callable[[int], bool] = lambda number: False
         self.killed_at = -1
         self.after_write: Callable[[], None] = lambda: None
+        # What the kernel tells of the rules that iptables has in nf_tables, each as its attributes.
+        self.nft_rules: list[bytes] = []
         self.sockets: list[FakeSocket] = []
         self._lock_timeouts: list[int] = []
 
@@ -444,7 +447,8 @@ class FakeKernel:
             yield self
 
     def _socket(self, family: int, kind: int, protocol: int) -> FakeSocket:
-        assert (family, kind, protocol) == (socket.AF_NETLINK, socket.SOCK_RAW, 16)
+        assert (family, kind) == (socket.AF_NETLINK, socket.SOCK_RAW) and protocol in (12, 16)
+        assert protocol == 16 or self.backend == "nft", "nf_tables is asked for what iptables-legacy keeps elsewhere"
         self.sockets.append(FakeSocket(self))
         return self.sockets[-1]
 
@@ -591,7 +595,10 @@ class FakeKernel:
         def done(code: int) -> bytes:
             return netlink_message(2, sequence, struct.pack("=i", -code) + bytes(16))
 
-        if kind == 0x10:
+        if kind == GET_NFT_RULE:
+            assert flags & DUMP == DUMP and command in (2, 10)
+            entries = self.nft_rules
+        elif kind == 0x10:
             assert (command, flags & DUMP, body) == (3, DUMP, b""), "looking a family up by name loads its module"
             families = [(b"nlctrl\0", 0x10), (b"VFS_DQUOT\0", 17), *([(b"IPVS\0", IPVS_FAMILY)] * self.loaded)]
             entries = [pack((2, name), (1, struct.pack("=H", number))) for name, number in families]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import shutil
 import threading
 import time
 from dataclasses import replace
@@ -86,24 +85,44 @@ def test_rules_of_the_other_variant(router: Router) -> None:
     assert router.tool(f"{other}-save", "-t", "mangle").splitlines()[1:-1] == before
 
 
+# Native rules. iptables 1.8.9 or 1.8.11, or both, print a rule that lacks something for the most part of them; for the
+# rest they have no words.
+NATIVE = (
+    "ip daddr 192.0.2.80 tcp dport { 80, 443 } meta mark set 0x50",
+    "ip daddr 192.0.2.80 tcp dport { 80, 443 } counter meta mark set 0x50",
+    "ip daddr 192.0.2.80 tcp dport 80 counter meta mark set 0x50",
+    "ip daddr { 192.0.2.80, 192.0.2.81 } counter accept",
+    "ip daddr 10.0.0.1-10.0.0.9 counter accept",
+    "ip daddr 10.0.0.0/8 ip daddr != 10.1.0.0/16 counter accept",
+    "ip dscp set 8 counter",
+    "tcp sequence 5 counter accept",
+    "tcp dport vmap { 80 : accept, 81 : drop }",
+    "udp length 5 counter accept",
+    "iif lo counter accept",
+    "ip daddr 192.0.2.80 accept",
+    "ct state established counter accept",
+    "counter meta mark set meta mark | 0x50",
+)
+UNREADABLE = "the table holds rules that iptables cannot express (see: nft list table ip mangle)"
+
+
 @pytest.mark.parametrize("variant", ["nft"])
 def test_native_nft_rules(router: Router) -> None:
-    """iptables-nft cannot print a native rule in its table, and stops there: nothing may be made of the rest."""
-    assert shutil.which("nft"), "nftables is not installed"
+    """At a native rule in its table iptables-nft stops, or prints another one: nothing is made of what it printed."""
     router.run("iptables_mark", rules=RULES)
-    router.tool("nft", "add rule ip mangle PREROUTING ip daddr 192.0.2.80 tcp dport { 80, 443 } meta mark set 0x50")
-    if router.attempt("iptables-save", "-t", "mangle").returncode == 0:
-        pytest.skip("this iptables prints native rules, as something else")
+    router.tool("nft", f"add rule ip mangle PREROUTING {NATIVE[0]}")
     native = router.tool("nft", "list", "ruleset")
-    seen = "the table holds rules that iptables cannot express (see: nft list table ip mangle)"
+    by_hand = [{"name": "by-hand", "mark": 80, "destination": ["192.0.2.80"], "protocol": "tcp"}]
+    changes = ({"rules": RULES}, {"rules": [{**RULES[0], "mark": 81}]}, {"rules": RULES, "state": "absent"})
     for check in (True, False):
-        for options in ({"rules": RULES}, {"rules": [{**RULES[0], "mark": 81}]}, {"rules": RULES, "state": "absent"}):
-            assert seen in router.fail("iptables_mark", check=check, **options)
-        assert seen in router.fail("lvs_service", check=check, services=[SERVICE])
+        for options in (*changes, {"rules": by_hand, "adopt": True}):
+            assert UNREADABLE in router.fail("iptables_mark", check=check, **options)
+        assert UNREADABLE in router.fail("lvs_service", check=check, services=[SERVICE])
     told = router.run("lvs_info")
     [problem] = [found for found in told["problems"] if found["kind"] == "unreadable"]
-    assert seen in problem.pop("message")
+    assert UNREADABLE in problem.pop("message")
     assert problem == {"kind": "unreadable", "family": "ipv4"}
+    assert told["adoptable"] == []
     # The other family is told nevertheless.
     assert [found["destination"] for found in told["rules"]] == [["2001:db8::10"]]
     assert router.tool("nft", "list", "ruleset") == native
@@ -113,6 +132,66 @@ def test_native_nft_rules(router: Router) -> None:
     router.tool("nft", "add chain ip own mangle { type filter hook prerouting priority 0; }")
     router.tool("nft", "add rule ip own mangle meta mark set 0x50")
     assert router.run("iptables_mark", rules=RULES)["operations"] == [f"iptables -t mangle -A PREROUTING -j {CHAIN}"]
+
+
+@pytest.mark.parametrize("variant", ["nft"])
+def test_each_native_nft_rule(router: Router) -> None:
+    router.iptables("-A PREROUTING -j ACCEPT")
+    for native in NATIVE:
+        router.tool("nft", f"add rule ip mangle PREROUTING {native}")
+        assert UNREADABLE in router.fail("iptables_mark", rules=RULES), native
+        router.tool("nft", "flush chain ip mangle PREROUTING")
+    router.iptables("-A PREROUTING -j ACCEPT", "ipv6")
+    router.tool("nft", "add rule ip6 mangle PREROUTING ip6 daddr { 2001:db8::1, 2001:db8::2 } counter accept")
+    assert "(see: nft list table ip6 mangle)" in router.fail("iptables_mark", rules=RULES)
+
+
+# All that iptables writes in the language of nf_tables instead of calling its extensions, in one version or another.
+ITS_OWN = """
+:ELSEWHERE - [0:0]
+-A PREROUTING
+-A PREROUTING -p tcp
+-A PREROUTING ! -p tcp -j ACCEPT
+-A PREROUTING -i eth+ -j ACCEPT
+-A PREROUTING ! -i eth0 -g ELSEWHERE
+-A FORWARD ! -i + -o eth1 -j RETURN
+-A PREROUTING -p tcp -m tcp ! --sport 1:9 --dport :80 -j DROP
+-A PREROUTING -p udp -m udp --sport 53 --dport 53 -j ACCEPT
+-A PREROUTING -p udp -m udp --sport 53 ! --dport :80 -j ACCEPT
+-A PREROUTING -p tcp -m tcp --dport 80: ! --tcp-flags SYN,RST SYN -m comment --comment "text" -j ACCEPT
+-A PREROUTING -p tcp -m tcp --syn --dport 80 -j ELSEWHERE
+-A PREROUTING -p tcp -m tcp --tcp-option 8 -j ACCEPT
+-A PREROUTING -p icmp -j ACCEPT
+-A PREROUTING -m mark --mark 1 -m mark ! --mark 0x2/0xf -m limit --limit 5/hour -j NFLOG --nflog-group 3
+-A PREROUTING -m limit --limit 1/day --limit-burst 3 -j TRACE
+-A PREROUTING -m pkttype --pkt-type broadcast -j LOG --log-prefix "x "
+"""
+# What only one of the families has, and addresses with every kind of mask.
+ITS_OWN_BY_FAMILY = {
+    "ipv4": """
+-A PREROUTING -f -j DROP
+-A PREROUTING -s 10.0.0.0/8 ! -d 10.1.0.0/16 ! -f -j ACCEPT
+-A PREROUTING ! -s 10.0.0.0/24 -d 10.1.0.1/255.0.255.255 -p icmp -m icmp --icmp-type 8 -m ttl --ttl-gt 3
+-A PREROUTING -s 10.0.0.0/30 -d 192.0.2.1 -p 50 -j ACCEPT
+""",
+    "ipv6": """
+-A PREROUTING -s 2001:db8::/32 ! -d 2001:db8:1::/49 -j ACCEPT
+-A PREROUTING ! -s ::1/::ffff -d 2001:db8::1 -p ipv6-icmp -m icmp6 --icmpv6-type 128 -m hl --hl-gt 3
+-A PREROUTING -m frag --fragid 1 -j DROP
+""",
+}
+
+
+@pytest.mark.parametrize("variant", ["nft"])
+def test_what_iptables_writes_is_not_native(router: Router) -> None:
+    for family, more in ITS_OWN_BY_FAMILY.items():
+        router.iptables(ITS_OWN + more, family)
+    for family, command in IPTABLES.items():
+        assert router.tool(f"{command}-save", "-t", "mangle").count("\n-A ") > 18, family
+    before = router.snapshot()
+    router.converge("iptables_mark", rules=RULES)
+    router.run("iptables_mark", rules=RULES, state="absent")
+    assert (router.snapshot().ipv4, router.snapshot().ipv6) == (before.ipv4, before.ipv6)
 
 
 def test_a_kernel_without_ipvs(router: Router) -> None:
