@@ -20,7 +20,7 @@ import tempfile
 import time
 from typing import Callable, Iterator, Sequence
 
-from ._errors import LockError, ToolError
+from ._errors import LockError, LvsError, ToolError
 
 LOCK_FILE = "/run/lock/lvs-fleet.lock"
 # Ansible's ssh session has a user's PATH, which on Debian lacks the sbin folders.
@@ -34,6 +34,12 @@ _TEMPORARY = ".lvs-"
 # The lock while we hold it. The commands we run hold it, too: if we are killed, one that is still at work, or waits for
 # a lock of its own, may write for a while yet.
 _held: list[int] = []
+
+
+def expect_root() -> None:
+    """Raises LvsError unless we are root. What fails for want of that says so in other words, each in its own."""
+    if os.geteuid():
+        raise LvsError("this takes root: write become: true")
 
 
 def installed(tool: str) -> str:
@@ -252,7 +258,7 @@ def _open_lock(path: str) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise LockError(f"{path}: {error.strerror}{' (it takes root)' if os.geteuid() else ''}") from None
+        raise LockError(f"{path}: {error.strerror}") from None
 
 
 def _wait_for(descriptor: int, timeout: int, path: str) -> str:

@@ -94,6 +94,7 @@ class Router:
         self._netlink = NetlinkSocket()
 
     def __enter__(self) -> Router:
+        host.expect_root()
         return self
 
     def __exit__(

@@ -316,6 +316,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
+        host.expect_root()
         result = converge(module.params, module.check_mode, module.warn)
     except (LvsError, OSError) as error:
         module.fail_json(msg=str(error))

@@ -244,6 +244,7 @@ def main() -> None:
     )
     given = module.params
     try:
+        host.expect_root()
         done = converge(given["path"], given["commands"], module.check_mode, given["lock_timeout"], module.warn)
     except (LvsError, OSError) as error:
         module.fail_json(msg=str(error))

@@ -110,6 +110,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.lvs.fleet.plugins.module_utils import _host as host
+from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError
 
 OS_RELEASE = "/etc/os-release"
 SETTINGS = "/proc/sys"
@@ -179,8 +180,10 @@ def main() -> None:
     )
     given = module.params
     try:
+        # Not for what is read here, but for all that the roles do next.
+        host.expect_root()
         result = survey(given["commands"], given["settings"], given["paths"])
-    except OSError as error:
+    except (LvsError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=False, **result)
 

@@ -437,6 +437,7 @@ class FakeKernel:
             for module, name, value in (
                 (_netlink, "socket", fake_socket),
                 (_host, "subprocess", fake_subprocess),
+                (_host, "expect_root", lambda: None),
                 (_host, "installed", self._installed),
                 (_host, "read_text", self._read_text),
                 (_host, "lock", self._lock),

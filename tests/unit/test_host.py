@@ -17,7 +17,10 @@ from types import SimpleNamespace
 import pytest
 
 from ansible_collections.lvs.fleet.plugins.module_utils import _host as host
-from ansible_collections.lvs.fleet.plugins.module_utils._errors import LockError, ToolError
+from ansible_collections.lvs.fleet.plugins.module_utils._errors import LockError, LvsError, ToolError
+
+# As it is before conftest replaces it for all tests.
+EXPECT_ROOT = host.expect_root
 
 
 @pytest.mark.parametrize(
@@ -231,3 +234,11 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(OSError) as caught:
         host.write_file(f"{tmp_path}/marks.v4", "text", 0o600)
     assert str(caught.value) == f"[Errno 30] Read-only file system: '{tmp_path}/marks.v4'"
+
+
+def test_whoever_is_not_root_is_told_what_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    with pytest.raises(LvsError, match=r"^this takes root: write become: true$"):
+        EXPECT_ROOT()
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    EXPECT_ROOT()
