@@ -33,6 +33,7 @@ from ansible_collections.lvs.fleet.plugins.module_utils import (
     _parts,
     _report,
     _surroundings,
+    _troubles,
 )
 from ansible_collections.lvs.fleet.plugins.module_utils import _wire as wire
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError, ParseError, ValidationError
@@ -41,11 +42,20 @@ from ansible_collections.lvs.fleet.plugins.module_utils._ip import plan
 from ansible_collections.lvs.fleet.plugins.module_utils._ip_words import ip_object, ip_objects, queries
 from ansible_collections.lvs.fleet.plugins.module_utils._ipvsadm import save_lines
 from ansible_collections.lvs.fleet.plugins.module_utils._markmap import arranged
-from ansible_collections.lvs.fleet.plugins.module_utils._model import FAMILIES, MARKINGS, Chain, MarkRule, Pool
+from ansible_collections.lvs.fleet.plugins.module_utils._model import (
+    FAMILIES,
+    MARKINGS,
+    Chain,
+    ChainId,
+    MarkRule,
+    Pool,
+)
 from ansible_collections.lvs.fleet.plugins.module_utils._mss import mss_text, segments
 from ansible_collections.lvs.fleet.plugins.module_utils._nft_listing import parse_listing
 from ansible_collections.lvs.fleet.plugins.module_utils._options import show
 from ansible_collections.lvs.fleet.plugins.module_utils._router import Router
+from ansible_collections.lvs.fleet.plugins.module_utils._way import Follower
+from ansible_collections.lvs.fleet.plugins.module_utils._way_iptables import hooks, saved_rules
 from ansible_collections.lvs.fleet.plugins.modules import boot_files
 from ansible_collections.lvs.fleet.tests.fuzz.hostile import Choices
 from ansible_collections.lvs.fleet.tests.fuzz.texts import check_ipvsadm, check_nft, check_problems, rules_in
@@ -292,9 +302,16 @@ def saved_table(data: bytes) -> None:
             check_rereadable(chain, family)
             meant = [rule.meaning for rule in chain.rules if isinstance(rule.meaning, MarkRule)]
             strays(table, chain_id, meant)
-            list(_conflicts.rule_problems(table, chain_id, meant))
+            list(_conflicts.duplicates(table, chain_id, meant))
+            check_way(saved, chain_id, chain, meant)
             edit = _iptables.edit_chain(chain_id, chain, Chain())
             assert not edit or not any("\n" in line for line in edit.lines)
+
+
+def check_way(saved: str, chain_id: ChainId, chain: Chain, own: list[MarkRule]) -> None:
+    found = hooks(saved_rules(saved), chain_id.family, own=[chain_id])
+    up_to_ipvs, ours = _troubles.up_to_ipvs(found, {chain_id: chain}, chain_id.family)
+    _troubles.mark_troubles(Follower(up_to_ipvs, ours), own, set(), set())
 
 
 def check_rereadable(chain: Chain, family: str) -> None:
