@@ -217,6 +217,30 @@ def test_an_operating_system_that_the_role_does_not_know(family: str, named: str
     assert worked_out("__lvs_router_obstacles", **given) == [*([begin + named] if named else []), "a firewall"]
 
 
+def test_a_package_index_is_fetched_where_it_is_missing_and_check_mode_says_so() -> None:
+    (install,) = (task for task in load(ROLE / "tasks/kernel.yml") if "rescue" in task)
+    (first,) = install["block"]
+    say, again = install["rescue"]
+    wanted = {"name": "{{ __lvs_router_tools }}", "state": "present"}
+    assert first["ansible.builtin.package"] == wanted
+    assert again["ansible.builtin.apt"] == {**wanted, "update_cache": True}
+    assert first["register"] == again["register"] == "__lvs_router_installed"
+    for family, check, said in (
+        ("Debian", True, "No package; if its package index is missing or old: "),
+        ("RedHat", True, "No package"),
+        ("RedHat", False, "No package"),
+        ("Debian", False, ""),
+    ):
+        given = {
+            "__lvs_router_machine": {"os_family": family},
+            "ansible_check_mode": check,
+            "ansible_failed_result": {"msg": "No package"},
+        }
+        assert worked_out_text(f"{{{{ {say['when']} }}}}", **given) is bool(said)
+        if said:
+            assert worked_out_text(say["ansible.builtin.fail"]["msg"], **given).startswith(said)
+
+
 FAMILIES = ["Debian", "RedHat"]
 
 
