@@ -184,7 +184,7 @@ def test_lock(router: Router) -> None:
     with _host.lock(0):
         began = time.monotonic()
         message = router.fail("lvs_service", services=[ONE], lock_timeout=1)
-        assert 1 <= time.monotonic() - began < 10
+        assert time.monotonic() - began >= 1
         holder = Path("/run/lock/lvs-fleet.lock").read_text().strip()
         assert holder.startswith(f"{os.getpid()} (")
         assert message == f"/run/lock/lvs-fleet.lock: still held by process {holder} after waiting for 1 s"
