@@ -9,6 +9,7 @@ import re
 from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 from ._foreign import by_mark, foreign_rules, is_covered, overlaps_by_mark
+from ._iptables import saved_lines
 from ._match import covered, disjoint
 from ._model import EVERYWHERE, FULL_MASK, ChainId, MarkRule, TableRule
 
@@ -25,7 +26,7 @@ _FIREWALLS = {
     "tailscale": r"ts-.*",
     "ufw": r"ufw6?-.*",
 }
-_CHAIN = re.compile(r"^:(\S+) - |^\*(\S+)$", re.MULTILINE)
+_CHAIN = re.compile(r":(\S+) - .*|\*(\S+)")
 
 
 def duplicates(rules: Sequence[TableRule], chain_id: ChainId, own: Sequence[MarkRule]) -> Iterator[dict[str, Any]]:
@@ -138,8 +139,8 @@ def firewalls(saved: Mapping[str, str]) -> list[dict[str, str]]:
     found: dict[str, str] = {}
     for family, text in saved.items():
         table = ""
-        for chain, new_table in _CHAIN.findall(text):
-            table = new_table or table
+        for line in filter(None, map(_CHAIN.fullmatch, saved_lines(text))):
+            chain, table = line[1] or "", line[2] or table
             for name in (name for name, pattern in _FIREWALLS.items() if chain and re.fullmatch(pattern, chain)):
                 found.setdefault(name, f"chain {chain} of {family} table {table}")
     return [{"name": name, "evidence": evidence} for name, evidence in found.items()]

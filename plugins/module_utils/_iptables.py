@@ -12,7 +12,7 @@ from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any, Iterable, Iterator, Mapping, Optional, Sequence, Tuple
 
-from ._errors import ParseError
+from ._errors import LvsError, ParseError
 from ._model import (
     EVERYWHERE,
     FAMILIES,
@@ -29,6 +29,7 @@ from ._model import (
     SnatRule,
     TableRule,
 )
+from ._text import printable
 
 DEFAULT_CHAIN = "LVS-MARK"
 SNAT_CHAIN = "LVS-SNAT"
@@ -48,7 +49,12 @@ _TO_ESCAPE = re.compile(r"""(["'\\])""")
 _NEEDS_QUOTES = re.compile(r"""[\s"'\\]""")
 # With some native rules iptables-nft-save prints this in place of the table, and exits with 0.
 _INCOMPATIBLE = re.compile(r"^# Table `\w+' is incompatible", re.MULTILINE)
-_APPENDED = re.compile(r"^-A (\S+)(?: (.*))?$", re.MULTILINE)
+_APPENDED = re.compile(r"-A (\S+)(?: (.*))?", re.DOTALL)
+# The value of an option as iptables-save quotes it, to its end if there is one. It never quotes the names of sets and
+# interfaces, so a quote in them is a character of theirs.
+_QUOTED = re.compile(r' --(?!match-set |physdev-)[\w-]+ "(?:[^"\\]|\\.)*("?)', re.DOTALL)
+# More than any quoted value has. What is longer was no beginning of one.
+_LONGEST_QUOTED = 1024
 _ASKED_MARK = re.compile(r"-m mark (! )?--mark 0x([0-9a-f]+)(?:/0x([0-9a-f]+))?")
 # The single-port match that -p PROTOCOL brings along; its words mean nothing by themselves.
 _PORT_MATCHES = frozenset(PROTOCOL_NUMBERS.values())
@@ -69,6 +75,39 @@ def snat_chains() -> tuple[ChainId, ...]:
 # -- reading ------------------------------------------------------------------------------------------------------
 
 
+def saved_lines(saved: str) -> list[str]:
+    """The lines of iptables-save, each rule one of them: a line break in somebody's comment is no end of a line.
+
+    What stands behind it in the comment may look like a rule of ours.
+    """
+    # Not splitlines(), which breaks at a dozen characters that may stand in a comment as well.
+    lines = saved.split("\n")
+    found: list[str] = []
+    place = 0
+    while place < len(lines):
+        end = _end_of_rule(lines, place) if lines[place].startswith("-A ") and _is_open(lines[place]) else place + 1
+        found.append("\n".join(lines[place:end]))
+        place = end
+    return found
+
+
+def _is_open(line: str) -> bool:
+    """Whether a quoted value begins in a line, and does not end there."""
+    return '"' in line and any(not closed for closed in _QUOTED.findall(line))
+
+
+def _end_of_rule(lines: Sequence[str], start: int) -> int:
+    """Behind the line that ends the quoted value which a line leaves open; behind the line itself if none does."""
+    text = lines[start]
+    for end in range(start + 1, len(lines)):
+        text = f"{text}\n{lines[end]}"
+        if not _is_open(text):
+            return end + 1
+        if len(text) - len(lines[start]) > _LONGEST_QUOTED:
+            break
+    return start + 1
+
+
 def parse_chain(saved: str, chain_id: ChainId) -> Chain:
     """Our chain in the output of iptables-save -t TABLE. An empty text is an empty table.
 
@@ -76,8 +115,7 @@ def parse_chain(saved: str, chain_id: ChainId) -> Chain:
     when it meets a native nft rule it cannot express, and what it printed must not be taken for the whole.
     """
     family, table, name = chain_id.family, chain_id.table, chain_id.name
-    # Not splitlines(), which breaks at a dozen characters that may stand in somebody's comment.
-    lines = saved.split("\n")
+    lines = saved_lines(saved)
     if _INCOMPATIBLE.search(saved) or (any(line.startswith("*") for line in lines) and "COMMIT" not in lines):
         raise ParseError(f"{COMMAND[family]}-save -t {table} did not print it all: {unreadable(family, table)}")
     own = f"-A {name} "
@@ -93,7 +131,8 @@ def parse_chain(saved: str, chain_id: ChainId) -> Chain:
 
 def marks_given(saved: str) -> set[int]:
     """The marks that the rules of a whole table set, ours and others'."""
-    return {int(mark, 16) for mark in re.findall(r" -j MARK --set-xmark 0x([0-9a-f]{1,8})/", saved)}
+    given = (re.search(r" -j MARK --set-xmark 0x([0-9a-f]{1,8})/0x[0-9a-f]+$", line) for line in saved_lines(saved))
+    return {int(found[1], 16) for found in given if found}
 
 
 def unreadable(family: str, table: str) -> str:
@@ -106,7 +145,8 @@ def parse_rule(text: str, family: str) -> ChainRule:
     """One rule as iptables-save prints it, without "-A CHAIN ".  A rule that is not ours stays as text."""
     words = split_words(text)
     name = _option(words, "--comment")
-    name = name[len(COMMENT) :] if name.startswith(COMMENT) else ""
+    # A rule with a line break is none that we wrote, or could delete.
+    name = name[len(COMMENT) :] if name.startswith(COMMENT) and "\n" not in text else ""
     mark, mask = _mark(_option(words, "--set-xmark"))
     rule = _mark_rule(words, name, mark, mask, family) if name and mark else None
     return ChainRule(text, rule or text, name, mark)
@@ -117,7 +157,11 @@ def split_words(text: str) -> list[str]:
 
 
 def _option(words: Sequence[str], option: str) -> str:
-    return words[words.index(option) + 1] if option in words[:-1] else ""
+    """The value of an option; a comment may be a word that looks like one."""
+    for before, word, value in zip(("", *words), words, words[1:]):
+        if word == option and before != "--comment":
+            return value
+    return ""
 
 
 def _mark(value: str) -> tuple[int, int]:
@@ -175,9 +219,11 @@ def parse_table(saved: str, family: str) -> tuple[TableRule, ...]:
     """Every rule of a table in the output of iptables-save -t TABLE, whoever wrote it."""
     positions: Counter[str] = Counter()
     found = []
-    for chain, text in _APPENDED.findall(saved):
-        positions[chain] += 1
-        found.append(_table_rule(chain, positions[chain], text, family))
+    for appended in map(_APPENDED.fullmatch, saved_lines(saved)):
+        if appended:
+            chain, text = appended[1], appended[2] or ""
+            positions[chain] += 1
+            found.append(_table_rule(chain, positions[chain], text, family))
     return tuple(found)
 
 
@@ -185,11 +231,13 @@ def _table_rule(chain: str, position: int, text: str, family: str) -> TableRule:
     words = split_words(text)
     target = _option(words, "-j") or _option(words, "-g")
     mark, mask = _mark(_option(words, "--set-xmark")) if target == "MARK" else (0, 0)
-    asked = _ASKED_MARK.search(text)
+    asked = _ASKED_MARK.search(_QUOTED.sub("", text))
     asks = (int(asked[2], 16), int(asked[3] or "ffffffff", 16), bool(asked[1])) if asked else (0, 0, False)
     rule = MarkRule("", mark, EVERYWHERE[family], mask=mask)
     try:
-        return TableRule(chain, position, text, target, _with_traffic(rule, _seen(words)), bool(_fields(words)), asks)
+        # No transaction of ours could delete a rule with a line break, so we have no words for it.
+        exact = bool(_fields(words)) and "\n" not in text
+        return TableRule(chain, position, text, target, _with_traffic(rule, _seen(words)), exact, asks)
     except ValueError:
         return TableRule(chain, position, text, target, rule, False, asks)
 
@@ -308,7 +356,16 @@ def edit_chain(chain_id: ChainId, before: Chain, after: Chain) -> ChainEdit | No
     lines += _hook_lines(chain_id, before, after)
     if before.exists and not after.exists:
         lines.append(f"-X {chain}")
+    _check_lines(chain_id, lines)
     return ChainEdit(chain_id, tuple(lines), after) if lines else None
+
+
+def _check_lines(chain_id: ChainId, lines: Iterable[str]) -> None:
+    """Raises LvsError for a line that iptables-restore would take for two: it knows no line break in a comment."""
+    for line in lines:
+        if "\n" in line:
+            command = f"{COMMAND[chain_id.family]} -t {chain_id.table} {printable(line)}"
+            raise LvsError(f"{command}: a line break in a comment; delete this rule by its number in the chain")
 
 
 def _hook_lines(chain_id: ChainId, before: Chain, after: Chain) -> list[str]:

@@ -28,7 +28,7 @@ from ._conditions import (
     interval,
     merged,
 )
-from ._iptables import PROTOCOL_NUMBERS, split_words
+from ._iptables import PROTOCOL_NUMBERS, saved_lines, split_words
 from ._model import FULL_MASK, ChainId
 
 # The built-in chains by table, with the priority of each hook.
@@ -73,7 +73,7 @@ def saved_rules(text: str) -> Saved:
     table = ""
     chains: dict[str, str] = {}
     rules: dict[str, list[str]] = {}
-    for line in text.split("\n"):
+    for line in saved_lines(text):
         if line.startswith("*"):
             table, chains, rules = line[1:].strip(), {}, {}
         elif line.startswith(":"):

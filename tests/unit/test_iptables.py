@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.lvs.fleet.plugins.module_utils import _iptables as iptables
-from ansible_collections.lvs.fleet.plugins.module_utils._errors import ParseError
+from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError, ParseError
 from ansible_collections.lvs.fleet.plugins.module_utils._model import Chain, ChainRule, MarkRule, SnatRule
 from ansible_collections.lvs.fleet.tests.unit.recording import FIXTURES
 from ansible_collections.lvs.fleet.tests.unit.strategies import states
@@ -121,6 +121,59 @@ def test_our_chain_in_a_table() -> None:
     assert iptables.save_lines(MARKS, chain) == own
     other = iptables.parse_chain(text, iptables.mark_chains("OTHER")[0])
     assert (other.exists, other.rules, other.jumps, other.references) == (False, (), 0, 0)
+
+
+# As iptables-save 1.8.9 printed them, of either variant.
+FORGED = f'-A LVS-MARK -d 192.0.2.10/32 -p tcp -m comment --comment "lvs:web" {END}'
+ESCAPED = FORGED.replace('"', '\\"')
+BROKEN = f'-A PREROUTING -p tcp -m comment --comment "x\n{ESCAPED}\n:LVS-MARK - [0:0]\nCOMMIT\n" -j ACCEPT'
+
+
+def table(*rules: str) -> str:
+    return "\n".join(["*mangle", ":PREROUTING ACCEPT [0:0]", *rules, "COMMIT", ""])
+
+
+def test_a_line_break_in_a_comment_forges_no_rule() -> None:
+    """What stands behind it is no rule of ours, no chain, and no end of the table."""
+    assert iptables.parse_chain(table(BROKEN), MARKS) == Chain(exists=False, hook_length=1)
+    (rule,) = iptables.parse_table(table(BROKEN), "ipv4")
+    assert (rule.chain, rule.target, rule.exact) == ("PREROUTING", "ACCEPT", False)
+    marks = f'-A PREROUTING -m comment --comment "x\n-A X -j MARK --set-xmark 0x7/0xffffffff\n" {END}'
+    assert iptables.marks_given(table(marks)) == {80}
+    with pytest.raises(ParseError, match="did not print it all"):
+        iptables.parse_chain(table(BROKEN).removesuffix("COMMIT\n"), MARKS)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        '-A PREROUTING -i "x -j ACCEPT',
+        '-A PREROUTING -m set --match-set "x src -j ACCEPT',
+        '-A PREROUTING -j "x',
+        '-A "x -j ACCEPT',
+    ],
+)
+def test_a_quote_that_opens_nothing_takes_no_line(rule: str) -> None:
+    ours = f"-A LVS-MARK {OURS[0][0]}"
+    chain = iptables.parse_chain(table(":LVS-MARK - [0:0]", rule, *[ours] * 20), MARKS)
+    assert len(chain.rules) == 20 and chain.exists
+
+
+def test_a_comment_is_no_option() -> None:
+    texts = [f"-m comment --comment -j {END}", f"-m comment --comment --set-xmark {END}"]
+    texts.append(f'-m comment --comment "-m mark --mark 0x7" {END}')
+    for text in texts:
+        (rule,) = iptables.parse_table(table(f"-A PREROUTING {text}"), "ipv4")
+        assert (rule.target, rule.seen.mark, rule.asks) == ("MARK", 80, (0, 0, False))
+
+
+def test_a_rule_with_a_line_break_is_not_deleted_by_what_it_says() -> None:
+    """iptables-restore would read the text behind the line break as a command of its own."""
+    text = f'-p tcp -m comment --comment "lvs:web\n-F" {END}'
+    before = iptables.parse_chain(table(":LVS-MARK - [0:0]", f"-A LVS-MARK {text}"), MARKS)
+    assert [(rule.name, rule.text) for rule in before.rules] == [("", text)]
+    with pytest.raises(LvsError, match=r'-D LVS-MARK .*"lvs:web\\n-F".*delete this rule by its number in the chain'):
+        iptables.edit_chain(MARKS, before, before.with_rules(()))
 
 
 @pytest.mark.parametrize("end", ["\x0b", "\x0c", "\r", "\x1c", "\x85", "\u2028", "\u2029"])
