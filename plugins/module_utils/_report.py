@@ -31,7 +31,10 @@ from ._model import (
     ServiceId,
     TableRule,
     VirtualService,
+    family_of,
 )
+from ._options import FWMARK_MAX
+from ._params import ipvs_services as parse_ipvs_services
 from ._params import marks, virtual_services
 from ._troubles import Given
 
@@ -74,15 +77,54 @@ def _is_accepted(rule: dict[str, Any]) -> bool:
 
 
 def ipvs_services(state: RouterState) -> list[dict[str, Any]]:
-    """The whole IPVS table, as ipvs_service takes it."""
-    return [
-        {
-            **identity(pool.service.id),
-            **_settings([pool.service]),
-            "real_servers": [_real_server(server, with_port=True) for server in pool.real_servers.values()],
-        }
-        for pool in state.pools.values()
-    ]
+    """The whole IPVS table, as ipvs_service takes it, but for what it refuses."""
+    return [_ipvs_service(pool) for pool in state.pools.values()]
+
+
+def _ipvs_service(pool: Pool) -> dict[str, Any]:
+    return {
+        **identity(pool.service.id),
+        **_settings([pool.service]),
+        "real_servers": [_real_server(server, with_port=True) for server in pool.real_servers.values()],
+    }
+
+
+def refused(state: RouterState) -> list[dict[str, Any]]:
+    """A problem for each IPVS service that ipvs_service would refuse: the kernel takes more than ipvsadm restores.
+
+    Thousands are alike. So only a service with settings that no accepted one before it had is read as options.
+    """
+    accepted: set[tuple[Any, ...]] = set()
+    found = []
+    for pool in state.pools.values():
+        kinds = _kinds(pool)
+        why = [] if kinds <= accepted else _refusal(pool)
+        if why:
+            what = " ".join(f"{key} {value}" for key, value in identity(pool.service.id).items())
+            message = f"IPVS service {what}: ipvs_service refuses to declare it: {'; '.join(why)}"
+            found.append(_problem("not_declarable", message, **identity(pool.service.id)))
+        else:
+            accepted |= kinds
+    return found
+
+
+def _kinds(pool: Pool) -> set[tuple[Any, ...]]:
+    """All that decides whether a service is accepted: its settings, those of its servers, and of what kind both are."""
+    key = pool.service.id
+    own = (*pool.service[1:], key.family, key.fwmark > FWMARK_MAX, bool(key.fwmark), key.protocol, bool(key.port))
+    servers = pool.real_servers.values()
+    return {
+        own,
+        *((*server[2:], family_of(server.address) == key.family, server.port == key.port) for server in servers),
+    }
+
+
+def _refusal(pool: Pool) -> list[str]:
+    try:
+        parse_ipvs_services([_ipvs_service(pool)], "service")
+    except ValidationError as error:
+        return [problem[len("service[0]") :].lstrip(".: ") for problem in error.problems]
+    return []
 
 
 def services(state: RouterState) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -283,7 +325,7 @@ def _real_server_counters(service: wire.Attributes, found: wire.Attributes) -> d
 
 def problems(state: RouterState, given: Mapping[str, Given]) -> list[dict[str, Any]]:
     """What does not fit together. given: the marks that rules give, by family."""
-    return [*_lone_marks(state), *_lone_services(state, given), *_chain_problems(state)]
+    return [*_lone_marks(state), *_lone_services(state, given), *refused(state), *_chain_problems(state)]
 
 
 def single_destinations(state: RouterState) -> list[tuple[str, int]]:

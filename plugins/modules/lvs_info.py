@@ -67,7 +67,10 @@ rules:
   sample:
     - {name: web, mark: 80, mask: 4294967295, destination: [192.0.2.10], protocol: [tcp], ports: [80, 443]}
 ipvs_services:
-  description: The whole IPVS table, whoever made it, as O(lvs.fleet.ipvs_service#module:services) takes it.
+  description:
+    - The whole IPVS table, whoever made it, as O(lvs.fleet.ipvs_service#module:services) takes it.
+    - The kernel takes settings by netlink that ipvsadm could not restore at boot, such as weights above 65535. They are
+      shown as they are, that module refuses them, and RV(problems) has an entry for each such service.
   returned: success
   type: list
   elements: dict
@@ -189,7 +192,8 @@ problems:
     - C(mark_without_service) - packets get a mark that IPVS does not know. C(service_without_mark) - no rule gives the
       mark of an IPVS service. C(vip_not_local) - the destination is no address of the router.
     - C(jump) - our chain is not entered, or more than once. C(foreign_rule) - a rule of somebody else is in our chain.
-      C(not_declarable) - no single declaration makes a service of ours as it is now. C(duplicate) - a rule made by hand
+      C(not_declarable) - no single declaration makes a service of ours as it is now, or no declaration makes an IPVS
+      service, with the reason. C(duplicate) - a rule made by hand
       does what rules of ours do. C(unreadable) - iptables cannot print a table.
     - C(bypassed) - a rule before our jump ends the way to it. C(overridden) - a later rule gives another mark.
       C(connmark) - a later rule restores the mark of the connection. C(dropped) - a rule or a policy drops the packets

@@ -11,6 +11,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 
+from ansible_collections.lvs.fleet.plugins.module_utils import _report as report
+from ansible_collections.lvs.fleet.plugins.module_utils._model import (
+    Pool,
+    RealServer,
+    RouterState,
+    ServiceId,
+    VirtualService,
+)
 from ansible_collections.lvs.fleet.plugins.modules import iptables_mark, ipvs_service, lvs_info, lvs_service
 from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel, Rule
 from ansible_collections.lvs.fleet.tests.unit.running import CHAIN, MARKS6, kernel_with, quartet, read, run_module
@@ -459,3 +467,49 @@ def test_only_ftp_needs_a_readable_table_nat(monkeypatch: pytest.MonkeyPatch) ->
     assert [service["name"] for service in info(kernel)["services"]] == ["web"]
     answer = run_module(lvs_service, kernel, services=[WEB, FTP])
     assert answer["failed"] and "iptables-save -t nat did not print it all" in answer["msg"]
+
+
+# -- what the kernel takes, and no option does ----------------------------------------------------------------------
+
+FWM = ServiceId("ipv4", 80)
+TCP = ServiceId("ipv4", protocol="tcp", address="192.0.2.10", port=80)
+BEYOND = [
+    (VirtualService(FWM, persistence_netmask=32), RealServer("10.0.0.1", weight=65536),
+     {"fwmark": 80, "family": "ipv4"}, "real_servers[0].weight: 65536 is not a weight (0-65535)"),
+    (VirtualService(ServiceId("ipv4", 2**31), persistence_netmask=32), None, {"fwmark": 2**31, "family": "ipv4"},
+     "fwmark: 2147483648 is not a firewall mark (1-2147483647)"),
+    (VirtualService(FWM, persistence_timeout=60, persistence_netmask=0), None, {"fwmark": 80, "family": "ipv4"},
+     "persistence_netmask: 0 is not a prefix length (1-32)"),
+    (VirtualService(FWM, persistence_timeout=60, persistence_netmask="0.255.255.255"), None,
+     {"fwmark": 80, "family": "ipv4"}, "persistence_netmask: '0.255.255.255' is not a netmask"),
+    (VirtualService(TCP, persistence_netmask=32, one_packet=True), None, {"protocol": "tcp", "address": "192.0.2.10", "port": 80},
+     "one_packet: is for udp, not tcp"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("service, server, identity, why", BEYOND)
+def test_what_cannot_be_fed_back_is_a_problem(
+    service: VirtualService, server: RealServer | None, identity: dict[str, Any], why: str
+) -> None:
+    fine = Pool(VirtualService(ServiceId("ipv4", 81), persistence_netmask=32), {})
+    pool = Pool(service, {server.id: server} if server else {})
+    state = RouterState({}, {fine.service.id: fine, service.id: pool})
+    what = " ".join(f"{key} {value}" for key, value in identity.items())
+    message = f"IPVS service {what}: ipvs_service refuses to declare it: {why}"
+    assert report.refused(state) == [{"kind": "not_declarable", "message": message, **identity}]
+    told = run_module(lvs_info, kernel_with(state))
+    assert message in [problem["message"] for problem in told["problems"]]
+    answer = run_module(ipvs_service, kernel_with(state), services=told["ipvs_services"])
+    assert answer["failed"] and why in answer["msg"]
+
+
+def test_of_services_that_are_alike_one_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(report, "parse_ipvs_services", lambda given, _path: asked.append(given))
+    server = RealServer("10.0.0.1")
+    pools = [
+        Pool(VirtualService(ServiceId("ipv4", mark), persistence_netmask=32), {server.id: server})
+        for mark in range(1, 100)
+    ]
+    assert report.refused(RouterState({}, {pool.service.id: pool for pool in pools})) == []
+    assert len(asked) == 1
