@@ -116,6 +116,29 @@ def processes(names: Sequence[str]) -> list[tuple[int, str, list[str]]]:
     return found
 
 
+def is_own(path: str) -> bool:
+    """Whether what is there, be it a link, belongs to root or to us, and is no link."""
+    found = os.lstat(path)
+    return found.st_uid in (0, os.geteuid()) and not stat.S_ISLNK(found.st_mode)
+
+
+def folder_problem(folder: str) -> str:
+    """Why root's own files are not safe in a folder; empty if they are, or if it is still to be made.
+
+    The group of /usr/local is a choice of the distribution: on the Debian family it may be staff.
+    """
+    if not os.path.lexists(folder):
+        return ""
+    found = os.lstat(folder)
+    if not stat.S_ISDIR(found.st_mode):
+        return f"{folder} is a link, or no folder; remove it"
+    by_group = found.st_mode & stat.S_IWGRP and found.st_gid and not folder.startswith("/usr/local/")
+    if not is_own(folder) or by_group or found.st_mode & stat.S_IWOTH:
+        owner = f"user {found.st_uid}, group {found.st_gid}, mode {stat.S_IMODE(found.st_mode):04o}"
+        return f"others can write to {folder} ({owner}); look at what is in it, then give it to root alone"
+    return ""
+
+
 def mode_of(path: str) -> int:
     """The permission bits of a file."""
     return stat.S_IMODE(os.stat(path).st_mode)
@@ -185,7 +208,7 @@ def way_back(path: str) -> Callable[[], None]:
         return lambda: os.makedirs(path, mode, exist_ok=True)
     if not os.path.exists(path):
         return lambda: remove(path) if os.path.lexists(path) else None
-    text, mode = read_text(path), mode_of(path)
+    text, mode, owner = read_text(path), mode_of(path), os.stat(path)
 
     def put_back() -> None:
         if os.path.exists(path):
@@ -193,6 +216,7 @@ def way_back(path: str) -> Callable[[], None]:
             rewrite_file(path, text)
         else:
             write_file(path, text, mode)
+        os.chown(path, owner.st_uid, owner.st_gid)
 
     return put_back
 

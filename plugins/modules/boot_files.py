@@ -13,6 +13,9 @@ description:
   - Compares a set of small files with what they should hold, and writes those that differ, each atomically.
   - Keeps its own part, and only that, in files that others write, too.
   - Enables systemd units by the link that C(systemctl enable) makes, so that check mode can tell about units to come.
+  - Makes a file of ours anew that belongs to another user than root, or has a link in its place. What the link leads to
+    is neither read nor changed.
+  - Refuses folders that are links, belong to another user, or in which others can write.
   - Removes only when everything that should be there is, so that a run that dies half way leaves one way to come back.
   - Removes temporary files (C(.lvs-) and eight characters) that a run which was killed has left beside them.
   - One run of this module takes the place of a dozen file tasks, which counts on a fleet.
@@ -190,9 +193,27 @@ def file_problems(file: dict[str, Any]) -> list[str]:
     return problems
 
 
+def check_places(options: dict[str, Any]) -> None:
+    """Raises ValidationError for folders in which others can write, and for files that are no files."""
+    paths = [file["path"] for file in options["files"]]
+    folders = sorted({WANTS, *(os.path.dirname(path) for path in (*paths, *options["absent"]))})
+    problems = [why for why in map(host.folder_problem, folders) if why]
+    problems += [f"{path} is there, and is no regular file; remove it" for path in paths
+                 if os.path.exists(path) and not os.path.isfile(path)]  # fmt: skip
+    if problems:
+        raise ValidationError(problems)
+
+
 def read(files: list[dict[str, Any]]) -> dict[str, str | None]:
     """What each file holds, by its path; None if it is not there. A link that leads nowhere is empty."""
-    return {file["path"]: host.read_text(file["path"]) if os.path.lexists(file["path"]) else None for file in files}
+    return {file["path"]: text_of(file["path"], bool(file["part"])) for file in files}
+
+
+def text_of(path: str, follow: bool) -> str | None:
+    """The text of a file; nothing of what a link in place of a file of ours leads to, which may be anybody's."""
+    if not os.path.lexists(path):
+        return None
+    return host.read_text(path) if follow or not os.path.islink(path) else ""
 
 
 def wanted(files: list[dict[str, Any]], before: dict[str, str | None]) -> dict[str, str | None]:
@@ -220,14 +241,16 @@ def converge_file(changes: Changes, file: dict[str, Any], before: str | None, af
         converge_absent(changes, path)
         return
     ours = before is None or not file["part"]
-    wrong_mode = ours and before is not None and host.mode_of(path) != mode
+    # One that belongs to somebody else is made anew: he may have it open. And a link gives way to a file.
+    theirs = ours and before is not None and not host.is_own(path)
+    wrong_mode = ours and before is not None and not theirs and host.mode_of(path) != mode
     if wrong_mode:
         changes.do(f"chmod {mode:04o} {path}", os.chmod, path, mode)
-    if before != after and ours:
+    if (before != after or theirs) and ours:
         changes.do(f"write {path}", host.write_file, path, after, mode)
     elif before != after:
         changes.do(f"write {path}", host.rewrite_file, path, after)
-    if wrong_mode or before != after:
+    if wrong_mode or theirs or before != after:
         changes.show(path, f"{mode:04o}" if ours else "our part", before, after)
 
 
@@ -246,7 +269,7 @@ def converge_absent(changes: Changes, path: str) -> None:
     folder = os.path.isdir(path) and not os.path.islink(path)
     if folder and not {f"remove {path}/{name}" for name in os.listdir(path)} <= set(changes.operations):
         return
-    before = None if folder else host.read_text(path)
+    before = text_of(path, follow=False) if os.path.isfile(path) else None
     changes.do(f"remove {path}", host.remove, path)
     if not folder:
         changes.show(path, "absent", before, None)
@@ -262,6 +285,7 @@ def converge(options: dict[str, Any], check_mode: bool, warn: Callable[[str], No
 
 def outcome(options: dict[str, Any], changes: Changes) -> dict[str, Any]:
     """Compare everything, and change what differs or nothing."""
+    check_places(options)
     before = read(options["files"])
     after = wanted(options["files"], before)
     try:

@@ -16,6 +16,7 @@ description:
     C(ip -batch) does not take such a file, because it knows no family of a single line.
   - What is wanted and there already without being on record is somebody else's. It is left alone, neither recorded nor
     ever removed.
+  - Refuses a record that is a link or belongs to another user than root, and a folder in which others can write.
   - What is on record and not wanted any more is removed, after everything new was added.
 extends_documentation_fragment:
   - lvs.fleet.attributes
@@ -114,6 +115,11 @@ class Record:
     def __init__(self, path: str) -> None:
         self.path = path
         self.was_there = os.path.lexists(path)
+        why = host.folder_problem(os.path.dirname(path))
+        if not why and self.was_there and not host.is_own(path):
+            why = f"{path} is a link, or belongs to another user, who could have us remove any address; remove it"
+        if why:
+            raise LvsError(why)
         self.text = host.read_text(path)
 
     def objects(self) -> list[IpObject]:

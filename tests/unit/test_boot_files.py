@@ -149,6 +149,58 @@ def test_files_that_cannot_take_our_part(tmp_path: Path) -> None:
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.parametrize("kind", ["link", "owner"])
+def test_a_file_of_right_content_that_is_not_roots_is_made_anew(tmp_path: Path, kind: str) -> None:
+    """What root runs at boot is root's own, and what a link led to stays as it is, and unread."""
+    path, theirs = tmp_path / "lvs-restore", tmp_path / "theirs"
+    theirs.write_text("text\n")
+    if kind == "link":
+        path.symlink_to(theirs)
+    elif os.geteuid():
+        pytest.skip("takes root")
+    else:
+        path.write_text("text\n")
+        os.chown(path, 1000, 1000)
+    inode = path.lstat().st_ino
+    predicted = converge([file(path)], check_mode=True)
+    assert converge([file(path)]) == predicted
+    assert predicted["operations"] == [f"write {path}"]
+    assert (path.is_symlink(), path.lstat().st_uid, path.read_text()) == (False, os.geteuid(), "text\n")
+    assert path.lstat().st_ino != inode and theirs.read_text() == "text\n"
+    assert not converge([file(path)])["changed"]
+
+
+@pytest.mark.parametrize("kind", ["link", "mode", "owner", "file"])
+def test_a_folder_in_which_others_write_is_refused(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "lvs"
+    (tmp_path / "elsewhere").mkdir()
+    if kind == "link":
+        folder.symlink_to("elsewhere")
+    elif kind == "file":
+        folder.write_text("")
+    else:
+        folder.mkdir()
+        folder.chmod(0o777 if kind == "mode" else 0o700)
+    if kind == "owner":
+        if os.geteuid():
+            pytest.skip("takes root")
+        os.chown(folder, 1000, 1000)
+    before = snapshot(tmp_path)
+    for check_mode in (True, False):
+        with pytest.raises(ValidationError, match=f"{folder}"):
+            converge([file(folder / "marks.v4")], check_mode=check_mode)
+    assert snapshot(tmp_path) == before
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    """A pipe would never come to its end."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ValidationError) as error:
+        converge([file(tmp_path / "pipe"), file(tmp_path / "folder")])
+    assert len(error.value.problems) == 2
+
+
 RULES = "*mangle\n:LVS-MARK - [0:0]\n-A PREROUTING -j LVS-MARK\nCOMMIT\n"
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -158,6 +159,26 @@ def test_what_somebody_took_away_comes_back(machine: FakeIp, record: Path) -> No
     del machine.objects[0]
     done = quartet(machine, record, VIP, VIP2)
     assert (done["operations"], done["diff"]["before"]) == ([f"ip {VIP}"], f"{VIP2}\n")
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "owner"])
+def test_a_record_that_others_could_write_is_not_believed(machine: FakeIp, record: Path, kind: str) -> None:
+    """It names the address as ours, so it would be removed."""
+    machine.objects.append(ip_object(VIP))
+    record.parent.mkdir(parents=True, exist_ok=True)
+    text = record.with_name("theirs") if kind == "link" else record
+    text.write_text(f"{VIP}\n")
+    if kind == "link":
+        record.symlink_to(text)
+    elif kind == "folder":
+        record.parent.chmod(0o777)
+    elif os.geteuid():
+        pytest.skip("takes root")
+    else:
+        os.chown(record, 1000, 1000)
+    for check in (True, False):
+        assert str(record.parent) in call(record, check=check)["msg"]
+    assert machine.objects == [ip_object(VIP)] and text.read_text() == f"{VIP}\n"
 
 
 def test_the_module_of_ports_is_loaded_once(machine: FakeIp, record: Path) -> None:
