@@ -28,7 +28,7 @@ from ._model import (
 from ._overlaps import Overlaps
 from ._params import virtual_services
 from ._plan import chains_with, obstacles, refusals
-from ._report import expressible, own_rules, virtual_service
+from ._report import expressible, own_rules, service_rules, virtual_service
 from ._troubles import Given
 
 Tables = Mapping[ChainId, Sequence[TableRule]]
@@ -74,9 +74,9 @@ def adoptable(
 
 
 def _left_out(state: RouterState, services: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Rules of ours that are no whole service: they are not in the list, and who deploys it removes them."""
+    """Rules of lvs_service that are no whole service: they are not in the list, and who deploys it removes them."""
     told = {service["name"] for service in services}
-    names = dict.fromkeys(rule.name for rule in own_rules(state))
+    names = dict.fromkeys(rule.name for rule in service_rules(state))
     return [f"{name}: is ours, but no service that can be declared; a deploy removes it"
             for name in names if name not in told]  # fmt: skip
 

@@ -18,8 +18,10 @@ from ._model import (
     FAMILIES,
     FULL_MASK,
     FULL_NETMASK,
+    IPTABLES_MARK,
     IPV4,
     IPV6,
+    LVS_SERVICE,
     Chain,
     ChainEdit,
     ChainId,
@@ -119,7 +121,9 @@ def parse_chain(saved: str, chain_id: ChainId) -> Chain:
     if _INCOMPATIBLE.search(saved) or (any(line.startswith("*") for line in lines) and "COMMIT" not in lines):
         raise ParseError(f"{COMMAND[family]}-save -t {table} did not print it all: {unreadable(family, table)}")
     own = f"-A {name} "
-    rules = tuple(parse_rule(line[len(own) :], family) for line in lines if line.startswith(own))
+    # The chain of MARK rules under another name is one that only iptables_mark has.
+    owner = IPTABLES_MARK if chain_id.hook == "PREROUTING" and name != DEFAULT_CHAIN else LVS_SERVICE
+    rules = tuple(parse_rule(line[len(own) :], family, owner) for line in lines if line.startswith(own))
     jump = f"-A {chain_id.hook} -j {name}"
     leads_in = re.compile(rf" -[jg] {re.escape(name)}$")
     hook = [line for line in lines if line.startswith(f"-A {chain_id.hook} ")]
@@ -141,15 +145,21 @@ def unreadable(family: str, table: str) -> str:
     return f"the table holds rules that iptables cannot express (see: nft list table {nft_family} {table})"
 
 
-def parse_rule(text: str, family: str) -> ChainRule:
-    """One rule as iptables-save prints it, without "-A CHAIN ".  A rule that is not ours stays as text."""
+def parse_rule(text: str, family: str, owner: str = LVS_SERVICE) -> ChainRule:
+    """One rule as iptables-save prints it, without "-A CHAIN ".  A rule that is not ours stays as text.
+
+    owner is whose it is if it does not say so itself.
+    """
     words = split_words(text)
-    name = _option(words, "--comment")
+    comments = [comment for word, comment in zip(words, words[1:]) if word == "--comment"]
+    name = next((comment for comment in comments if comment != IPTABLES_MARK), "")
     # A rule with a line break is none that we wrote, or could delete.
     name = name[len(COMMENT) :] if name.startswith(COMMENT) and "\n" not in text else ""
+    owner = IPTABLES_MARK if IPTABLES_MARK in comments else owner
     mark, mask = _mark(_option(words, "--set-xmark"))
-    rule = _mark_rule(words, name, mark, mask, family) if name and mark else None
-    return ChainRule(text, rule or text, name, mark)
+    rule = MarkRule(name, mark, EVERYWHERE[family], mask=mask, owner=owner)
+    meaning = _mark_rule(words, rule) if name and mark else None
+    return ChainRule(text, meaning or text, name, mark, owner)
 
 
 def split_words(text: str) -> list[str]:
@@ -170,13 +180,13 @@ def _mark(value: str) -> tuple[int, int]:
     return (int(found[1], 16), int(found[2], 16)) if found else (0, 0)
 
 
-def _mark_rule(words: Sequence[str], name: str, mark: int, mask: int, family: str) -> MarkRule | None:
-    """The rule as a value, or None if a word of it is not one that this collection writes."""
+def _mark_rule(words: Sequence[str], rule: MarkRule) -> MarkRule | None:
+    """The rule with its traffic, or None if a word of it is not one that this collection writes."""
     fields = _fields(words)
     if not fields or fields.get("-j") != "MARK":
         return None
     try:
-        return _with_traffic(MarkRule(name, mark, EVERYWHERE[family], mask=mask), fields)
+        return _with_traffic(rule, fields)
     except ValueError:
         return None
 
@@ -186,6 +196,8 @@ def _fields(words: Sequence[str]) -> dict[str, str]:
     fields: dict[str, str] = {}
     for place in range(0, len(words), 2):
         word, value = words[place], words[place + 1] if place + 1 < len(words) else ""
+        if (word, value) == ("--comment", IPTABLES_MARK):
+            continue
         if word in fields or not _expected(word, value):
             return {}
         if word != "-m":
@@ -309,6 +321,8 @@ def _mark_words(rule: MarkRule) -> list[str]:
         words += ["-p", rule.protocol]
     if rule.ports:
         words += ["-m", "multiport", "--dports", render_ports(rule.ports)]
+    if rule.owner == IPTABLES_MARK:
+        words += ["-m", "comment", "--comment", IPTABLES_MARK]
     words += ["-m", "comment", "--comment", _comment(rule.name)]
     return [*words, "-j", "MARK", "--set-xmark", f"{rule.mark:#x}/{rule.mask:#x}"]
 
@@ -332,7 +346,7 @@ def chain_rule(rule: MarkRule | SnatRule) -> ChainRule:
     text = render_rule(rule)
     if isinstance(rule, SnatRule):
         return ChainRule(text, text, rule.name)
-    return ChainRule(text, rule, rule.name, rule.mark)
+    return ChainRule(text, rule, rule.name, rule.mark, rule.owner)
 
 
 def retired(name: str, mark: int, family: str) -> MarkRule:

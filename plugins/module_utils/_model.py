@@ -24,6 +24,9 @@ FULL_MASK = 0xFFFFFFFF
 IPTABLES = "iptables"
 NFTABLES = "nftables"
 MARKINGS = (IPTABLES, NFTABLES)
+# The modules that write MARK rules. They share a chain, and each manages its own rules in it.
+LVS_SERVICE = "lvs_service"
+IPTABLES_MARK = "iptables_mark"
 
 # (low, high), both included; a single port is (80, 80).
 PortRange = Tuple[int, int]
@@ -48,6 +51,7 @@ class MarkRule:
     source: str = ""
     in_interface: str = ""
     mask: int = FULL_MASK
+    owner: str = LVS_SERVICE
 
     @property
     def family(self) -> str:
@@ -74,13 +78,14 @@ class ChainRule:
 
     text is what iptables-save prints behind "-A CHAIN "; meaning is a MARK rule as a value, or the text itself for a
     rule of another kind or one that this collection would not write; name comes from the comment lvs:NAME and is empty
-    for somebody else's rule; mark is 0 if it sets none.
+    for somebody else's rule; mark is 0 if it sets none; owner is the module that wrote it, if it has a name.
     """
 
     text: str = field(compare=False)
     meaning: MarkRule | str
     name: str = ""
     mark: int = 0
+    owner: str = LVS_SERVICE
 
 
 @dataclass(frozen=True)
@@ -224,7 +229,7 @@ class RouterState:
 class Declaration:
     """What the input asks for. names: the labels it speaks of; rules in their order; ids: the services it speaks of.
 
-    marking is the tool that has the MARK rules.
+    owner is the module that was asked; marking the tool that has the MARK rules; adopt says whether to take rules over.
     """
 
     names: tuple[str, ...] = ()
@@ -232,7 +237,9 @@ class Declaration:
     snat_rules: tuple[SnatRule, ...] = ()
     pools: Mapping[ServiceId, Pool] = field(default_factory=dict)
     ids: tuple[ServiceId, ...] = ()
+    owner: str = LVS_SERVICE
     marking: str = IPTABLES
+    adopt: bool = False
 
 
 class IpvsOperation(NamedTuple):

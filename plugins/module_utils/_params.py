@@ -10,6 +10,7 @@ could tell them from those that are null.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any, Callable, Iterable, Sequence
 
@@ -22,8 +23,10 @@ from ._model import (
     FULL_MASK,
     FULL_NETMASK,
     GENERIC_FLAGS,
+    IPTABLES_MARK,
     IPV4,
     IPV6,
+    LVS_SERVICE,
     NAMED_FLAGS,
     Declaration,
     MarkRule,
@@ -106,7 +109,9 @@ def real_server_address(value: Any) -> str:
 # -- parts --------------------------------------------------------------------------------------------------------
 
 
-def mark_rules(options: Options, label: str, mark: int, mask: int = FULL_MASK) -> list[MarkRule]:
+def mark_rules(
+    options: Options, label: str, mark: int, mask: int = FULL_MASK, owner: str = LVS_SERVICE
+) -> list[MarkRule]:
     """The MARK rules of one traffic entry: one per destination, protocol, source, and 15 slots of ports."""
     destinations = options.many("destination", network, required=True)
     protocols = options.many("protocol", protocol_name, required=True)
@@ -119,7 +124,7 @@ def mark_rules(options: Options, label: str, mark: int, mask: int = FULL_MASK) -
                 "source", f"has no {FAMILY_WORDS[family]} network, but a destination is {FAMILY_WORDS[family]}"
             )
     return [
-        MarkRule(label, mark, destination, protocol, group, _narrowed(source), in_interface, mask)
+        MarkRule(label, mark, destination, protocol, group, _narrowed(source), in_interface, mask, owner)
         for destination in destinations
         for protocol in protocols
         for source in sources
@@ -326,13 +331,14 @@ def marks(given: Any, path: str = "rules", absent: bool = False) -> Declaration:
         if mark & ~mask:
             options.problem("mark", f"{mark:#x} has bits outside the mask {mask:#x}")
         if not absent or options.value("destination") is not None:
-            rules += mark_rules(options, label, mark, mask)
+            rules += mark_rules(options, label, mark, mask, IPTABLES_MARK)
         else:
             for key in ("protocol", "ports", "source", "in_interface"):
                 options.value(key)
         options.done()
         names.append(label)
-    return _joined([Declaration(names=tuple(dict.fromkeys(names)), rules=tuple(dict.fromkeys(rules)))], problems)
+    declared = _joined([Declaration(names=tuple(dict.fromkeys(names)), rules=tuple(dict.fromkeys(rules)))], problems)
+    return replace(declared, owner=IPTABLES_MARK)
 
 
 def ipvs_services(given: Any, path: str = "services", absent: bool = False) -> Declaration:

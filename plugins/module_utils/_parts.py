@@ -14,6 +14,7 @@ from typing import Iterable, List, Tuple
 
 from ._errors import ParseError
 from ._iptables import DEFAULT_CHAIN, SNAT_CHAIN
+from ._model import IPTABLES_MARK
 from ._options import show
 
 KINDS = IPTABLES, IPVSADM, SETTINGS = ("iptables", "ipvsadm", "settings")
@@ -115,7 +116,10 @@ def _merge_rules(lines: list[str], part: list[str]) -> list[str]:
         declared, rules = ours.get(table, ([], []))
         own = _OWN_CHAINS.get(table, set()) | {_declared(line) for line in declared}
         sections = [_without(section, own) if section[0] == table else section for section in sections]
-        declared = declared + _still_needed(sections, table, own - {_declared(line) for line in declared})
+        left = [_words(line) for name, lines in sections if name == table for line in lines]
+        declared = declared + _still_needed(left, own - {_declared(line) for line in declared})
+        if not rules and any(map(_of_iptables_mark, left)):
+            rules = [f"-A PREROUTING -j {DEFAULT_CHAIN}\n"]
         if declared or rules:
             sections = _fill(sections, table, declared, rules)
     return [line for _table, section in sections for line in section]
@@ -158,14 +162,19 @@ def _without(section: Section, own: set[str]) -> Section:
 
 def _is_ours(line: str, own: set[str]) -> bool:
     words = _words(line)
-    return _declared(line) in own or _stands_in(words, own) or _jumps_to(words, own)
+    return _declared(line) in own or (_stands_in(words, own) and not _of_iptables_mark(words)) or _jumps_to(words, own)
 
 
-def _still_needed(sections: list[Section], table: str, own: set[str]) -> list[str]:
-    """Without the chain that a rule of somebody leads to, iptables-restore refuses his whole table."""
-    rules = [_words(line) for name, lines in sections if name == table for line in lines]
+def _of_iptables_mark(words: list[str]) -> bool:
+    """Whether it is a rule of iptables_mark, which shares our chain, and which whoever saved the file took along."""
+    return _stands_in(words, {DEFAULT_CHAIN}) and ("--comment", IPTABLES_MARK) in zip(words, words[1:])
+
+
+def _still_needed(rules: list[list[str]], own: set[str]) -> list[str]:
+    """Without the chain that a rule of somebody leads to or stands in, iptables-restore refuses the whole table."""
     led_to = {target for words in rules for option, target in zip(words, words[1:]) if option in _JUMPS}
-    return [f":{chain} - [0:0]\n" for chain in sorted(own & led_to)]
+    needed = (chain for chain in own if chain in led_to or any(_stands_in(words, {chain}) for words in rules))
+    return [f":{chain} - [0:0]\n" for chain in sorted(needed)]
 
 
 def _fill(sections: list[Section], table: str, declared: list[str], rules: list[str]) -> list[Section]:

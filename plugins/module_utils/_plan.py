@@ -37,6 +37,7 @@ from ._model import (
     VirtualService,
 )
 from ._overlaps import Overlaps
+from ._ownership import OwnRule, given_by_the_other, managed, not_there_yet
 
 # -- what should be there -----------------------------------------------------------------------------------------
 
@@ -56,27 +57,30 @@ def virtual_services_target(current: RouterState, declared: Declaration, purge: 
     names = frozenset(declared.names) if purge == "none" else None
     chains = _chains_target(current, declared, names)
     still_given = {ServiceId(key.family, rule.mark) for key, chain in chains.items() for rule in chain.rules}
-    replaced = _owned_ids(current.chains, names) - still_given
+    replaced = _ids(current.chains, managed(declared, names)) - still_given
     pools = {service_id: pool for service_id, pool in current.pools.items() if service_id not in replaced}
     return RouterState(chains, {**pools, **declared.pools})
 
 
 def virtual_services_absent(current: RouterState, declared: Declaration) -> RouterState:
-    """Without the named services: their rules, the services of the marks of these, and those of the declared mark."""
-    names = frozenset(declared.names)
-    gone = _owned_ids(current.chains, names) | set(declared.ids)
+    """Without the named services: their rules, the services of the marks of these, and those of the declared mark.
+
+    A service whose mark iptables_mark gives is somebody else's.
+    """
+    owned = _ids(current.chains, managed(declared, frozenset(declared.names)))
+    gone = (owned | set(declared.ids)) - given_by_the_other(current, declared)
     pools = {service_id: pool for service_id, pool in current.pools.items() if service_id not in gone}
-    return RouterState(_chains_target(current, Declaration(), names), pools)
+    return RouterState(_chains_without(current, declared), pools)
 
 
 def marks_target(current: RouterState, declared: Declaration, purge: bool) -> RouterState:
-    """The declared MARK rules; of the other rules of ours those that purge leaves."""
+    """The declared MARK rules; of the other rules of iptables_mark those that purge leaves."""
     names = None if purge else frozenset(declared.names)
-    return replace(current, chains=_chains_target(current, declared, names))
+    return replace(current, chains=_chains_target(current, not_there_yet(current, declared), names))
 
 
 def marks_absent(current: RouterState, declared: Declaration) -> RouterState:
-    return replace(current, chains=_chains_target(current, Declaration(), frozenset(declared.names)))
+    return replace(current, chains=_chains_without(current, declared))
 
 
 def pools_target(current: RouterState, declared: Declaration, purge: bool) -> RouterState:
@@ -97,18 +101,18 @@ def declared_rules(declared: Declaration, chain_id: ChainId) -> tuple[ChainRule,
     return nftables.entries(own) if chain_id.tool == NFTABLES else tuple(map(chain_rule, own))
 
 
-def _is_managed(rule: ChainRule, names: frozenset[str] | None) -> bool:
-    """Whether a rule belongs to one of the names; to any name at all with None. Somebody else's rule has no name."""
-    return bool(rule.name) and (names is None or rule.name in names)
-
-
-def _owned_ids(chains: Mapping[ChainId, Chain], names: frozenset[str] | None) -> set[ServiceId]:
+def _ids(chains: Mapping[ChainId, Chain], chosen: OwnRule) -> set[ServiceId]:
+    """The services of the marks that chosen rules give."""
     return {
         ServiceId(key.family, rule.mark)
         for key, chain in chains.items()
         for rule in chain.rules
-        if rule.mark and _is_managed(rule, names)
+        if rule.mark and chosen(rule)
     }
+
+
+def _chains_without(current: RouterState, declared: Declaration) -> dict[ChainId, Chain]:
+    return _chains_target(current, replace(declared, rules=(), snat_rules=()), frozenset(declared.names))
 
 
 def _chains_target(current: RouterState, declared: Declaration, names: frozenset[str] | None) -> dict[ChainId, Chain]:
@@ -117,19 +121,20 @@ def _chains_target(current: RouterState, declared: Declaration, names: frozenset
 
 def chains_with(current: RouterState, declared: Declaration, names: frozenset[str] | None) -> dict[ChainId, Chain]:
     """The chains with the declared rules in place of those of the names; strays are where they were."""
+    is_managed = managed(declared, names)
     return {
-        key: chain.with_rules(_content(key, chain.rules, declared_rules(declared, key), names))
+        key: chain.with_rules(_content(key, chain.rules, declared_rules(declared, key), is_managed))
         for key, chain in current.chains.items()
     }
 
 
 def _content(
-    chain_id: ChainId, current: Sequence[ChainRule], wanted: tuple[ChainRule, ...], names: frozenset[str] | None
+    chain_id: ChainId, current: Sequence[ChainRule], wanted: tuple[ChainRule, ...], is_managed: OwnRule
 ) -> tuple[ChainRule, ...]:
     """The wanted rules and those that stay; in a map, which has no order, the wanted ones count."""
     if chain_id.tool == IPTABLES:
-        return _merged(current, wanted, names)
-    staying = [rule for rule in current if not _is_managed(rule, names)]
+        return _merged(current, wanted, is_managed)
+    staying = [rule for rule in current if not is_managed(rule)]
     rules = [rule.meaning for rule in (*staying, *wanted) if isinstance(rule.meaning, MarkRule)]
     return (*nftables.entries(rules), *(rule for rule in staying if not isinstance(rule.meaning, MarkRule)))
 
@@ -162,28 +167,26 @@ def obstacles(chain_id: ChainId, chain: Chain) -> Iterator[tuple[Stray, str, int
             yield stray, f"{which} may see the same packets, and the order counts", inside.seen.mark if inside else 0
 
 
-def _merged(
-    current: Sequence[ChainRule], wanted: tuple[ChainRule, ...], names: frozenset[str] | None
-) -> tuple[ChainRule, ...]:
+def _merged(current: Sequence[ChainRule], wanted: tuple[ChainRule, ...], is_managed: OwnRule) -> tuple[ChainRule, ...]:
     """The wanted rules, each where the managed one it equals or replaces stands now; the others stay put.
 
     A later MARK rule overrides an earlier one, so the wanted order is kept, but rules of others may stand in between:
     two callers that each manage their own names do not push each other around, and an exception that somebody made
     by hand between two rules of ours stays between them. Without managed rules the wanted ones come last.
     """
-    managed = [rule for rule in current if _is_managed(rule, names)]
-    if not managed:
+    own = [rule for rule in current if is_managed(rule)]
+    if not own:
         return (*current, *wanted)
-    instead: list[list[ChainRule]] = [[] for _rule in managed]
+    instead: list[list[ChainRule]] = [[] for _rule in own]
     start = first = 0
-    for stop, last in [*alike(managed, wanted), (len(managed), len(wanted))]:
+    for stop, last in [*alike(own, wanted), (len(own), len(wanted))]:
         for offset, rule in enumerate(wanted[first:last]):
             instead[max(min(start + offset, stop - 1), 0)].append(rule)
-        if stop < len(managed):
+        if stop < len(own):
             instead[stop].append(wanted[last])
         start, first = stop + 1, last + 1
     replacements = iter(instead)
-    return tuple(new for rule in current for new in (next(replacements) if _is_managed(rule, names) else [rule]))
+    return tuple(new for rule in current for new in (next(replacements) if is_managed(rule) else [rule]))
 
 
 # -- the way there ------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from ipaddress import ip_network
 from itertools import groupby
-from typing import Any, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Collection, Iterable, Iterator, Mapping, Sequence
 
 from . import _wire as wire
 from ._errors import ValidationError
@@ -21,6 +21,7 @@ from ._model import (
     IPTABLES,
     IPV4,
     IPV6,
+    LVS_SERVICE,
     NFTABLES,
     Chain,
     ChainId,
@@ -128,14 +129,17 @@ def _refusal(pool: Pool) -> list[str]:
 
 
 def services(state: RouterState) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The virtual services that lvs_service could have made, as it takes them; and problems with the others of ours."""
+    """The virtual services that lvs_service could have made, as it takes them; and problems with the others of its own.
+
+    A service whose mark iptables_mark gives is somebody else's.
+    """
     by_name: dict[str, list[MarkRule]] = {}
-    for rule in own_rules(state):
+    for rule in service_rules(state):
         by_name.setdefault(rule.name, []).append(rule)
-    users = Counter(mark for own in by_name.values() for mark in {rule.mark for rule in own})
+    users = Counter(mark for _owner, _name, mark in {(rule.owner, rule.name, rule.mark) for rule in own_rules(state)})
     snat_texts = _snat_texts(state)
     found, problems = [], []
-    for name in _names(state):
+    for name in _names(service_rules(state)):
         own = by_name[name]
         pools = [state.pools[key] for key in _ids(own) if key in state.pools]
         snat_rules = snat_texts.get(name, [])
@@ -150,13 +154,13 @@ def services(state: RouterState) -> tuple[list[dict[str, Any]], list[dict[str, A
     return found, problems
 
 
-def _names(state: RouterState) -> list[str]:
+def _names(own: Collection[MarkRule]) -> list[str]:
     """The names in one order that is that of both chains: a service of one family stands between those of both."""
     found: list[str] = []
     for family in FAMILIES:
         before, found, start = found, [], 0
         places = {name: place for place, name in enumerate(before)}
-        for name in dict.fromkeys(rule.name for rule in own_rules(state) if rule.family == family):
+        for name in dict.fromkeys(rule.name for rule in own if rule.family == family):
             end = places.get(name, -1) + 1
             found += before[start:end] if end else [name]
             start = max(start, end)
@@ -204,6 +208,11 @@ def own_rules(state: RouterState) -> list[MarkRule]:
     for key, chain in state.chains.items():
         found[key.tool] += [rule.meaning for rule in chain.rules if isinstance(rule.meaning, MarkRule)]
     return [*found[IPTABLES], *joined(found[NFTABLES])]
+
+
+def service_rules(state: RouterState) -> list[MarkRule]:
+    """Those of lvs_service alone."""
+    return [rule for rule in own_rules(state) if rule.owner == LVS_SERVICE]
 
 
 def _snat_texts(state: RouterState) -> dict[str, list[str]]:
@@ -336,12 +345,6 @@ def single_destinations(state: RouterState) -> list[tuple[str, int]]:
         if ip_network(rule.destination).num_addresses == 1
     }
     return sorted(single)
-
-
-def masqueraded(state: RouterState) -> list[str]:
-    """The addresses of the real servers whose answers come back by way of the router."""
-    servers = (server for pool in state.pools.values() for server in pool.real_servers.values())
-    return sorted({server.address for server in servers if server.forward_method == "masquerade"})
 
 
 def not_local(destinations: Iterable[tuple[str, int]], local: set[tuple[str, int]]) -> list[dict[str, Any]]:

@@ -13,13 +13,22 @@ description:
   - Manages MARK rules in a chain of their own in table C(mangle), for services whose IPVS half somebody else manages, a
     health-checking daemon for instance. M(lvs.fleet.lvs_service) manages both halves.
   - The chain is entered by one jump from C(PREROUTING), and changes in one transaction per family. Every rule has the
-    comment C(lvs:NAME). No other rule is touched, be it in this chain or another one.
+    comment C(lvs:NAME), and a second one, C(iptables_mark), which says what wrote it. No other rule is touched, be it
+    in this chain or another one.
+  - M(lvs.fleet.lvs_service) has its rules in the same chain. Neither module changes or removes what the other wrote.
+    Give each of them names and marks of its own; a name or mark that both have is told in a warning. A rule that
+    M(lvs.fleet.lvs_service) has already is not made a second time.
+  - Earlier versions wrote no second comment. What they wrote belongs to M(lvs.fleet.lvs_service). Take it over once
+    with O(adopt), declared as it is.
   - The last rule takes the chain and the jump with it.
 extends_documentation_fragment:
   - lvs.fleet.attributes
   - lvs.fleet.writer
 notes:
   - Needs root, and on the router nothing but Python 3.8 or later and C(iptables).
+  - Keeps nothing for the next boot. C(lvs-restore.service) of the role C(lvs.fleet.lvs_router) leaves the rules alone;
+    after a boot they are there again when this module has run, or when something restores them from a file that was
+    saved with them, such as C(netfilter-persistent).
 options:
   rules:
     description:
@@ -75,18 +84,19 @@ options:
   state:
     description:
       - V(present) makes the rules of the given names what they are declared to be.
-      - V(absent) removes all rules of the given names.
+      - V(absent) removes all rules of the given names that this module wrote.
     type: str
     choices: [present, absent]
     default: present
   purge:
-    description: Whether to remove, with O(state=present), the rules of other names, too.
+    description: Whether to remove, with O(state=present), the rules of other names that this module wrote, too.
     type: bool
     default: false
   adopt:
     description:
       - Whether to take over, with O(state=present), MARK rules that somebody put into C(PREROUTING) by hand and that do
         nothing but what the declared ones do, as O(lvs.fleet.lvs_service#module:adopt) says.
+      - Rules that M(lvs.fleet.lvs_service) wrote and that are declared here as they are become rules of this module.
     type: bool
     default: false
 author:
@@ -134,6 +144,7 @@ changes:
 """
 
 import gc
+from dataclasses import replace
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -142,6 +153,7 @@ from ansible_collections.lvs.fleet.plugins.module_utils._engine import converge,
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError
 from ansible_collections.lvs.fleet.plugins.module_utils._iptables import DEFAULT_CHAIN, mark_chains
 from ansible_collections.lvs.fleet.plugins.module_utils._model import RouterState
+from ansible_collections.lvs.fleet.plugins.module_utils._ownership import shared
 from ansible_collections.lvs.fleet.plugins.module_utils._params import chain_of, marks
 from ansible_collections.lvs.fleet.plugins.module_utils._plan import marks_absent, marks_target
 from ansible_collections.lvs.fleet.plugins.module_utils._router import Router
@@ -172,11 +184,14 @@ def main() -> None:
         declared = marks(module.params["rules"], absent=absent)
         for doubt in mark_doubts(declared) if not absent else []:
             module.warn(doubt)
-        adopting = declared.rules if module.params["adopt"] and not absent else ()
+        declared = replace(declared, adopt=module.params["adopt"] and not absent)
+        adopting = declared.rules if declared.adopt else ()
         with Router(mark_chains(chain_of(module.params["chain"])), ipvs=False, adopting=adopting) as router:
             outcome = converge(router, target, module.check_mode, module.params["lock_timeout"], module.warn)
     except (LvsError, OSError) as error:
         module.fail_json(msg=str(error))
+    for warning in shared(outcome.after, declared):
+        module.warn(warning)
     module.exit_json(invocation=invocation(module.params), **outcome.result(module._diff))
 
 

@@ -182,16 +182,18 @@ options:
       - V(present) makes the services what they are declared to be.
       - V(absent) removes the rules with their names, the IPVS services of the marks of these rules, and those of the
         marks given here, in both families. Nothing but O(services[].name) and O(services[].fwmark) is needed for that.
+        Rules of M(lvs.fleet.iptables_mark) stay, and so do the IPVS services of their marks.
     type: str
     choices: [present, absent]
     default: present
   purge:
     description:
       - What happens, with O(state=present), to services that are not declared.
-      - V(owned) removes what is ours. A service is ours if a rule of ours in C(LVS-MARK) gives its mark.
+      - V(owned) removes what is ours. A service is ours if a rule that this module wrote in C(LVS-MARK) gives its mark,
+        and no rule of M(lvs.fleet.iptables_mark) does.
       - V(none) removes nothing.
-      - V(all) removes every other service from the IPVS table and every other rule from C(LVS-MARK), whoever made them;
-        from the tables of nftables every other element.
+      - V(all) removes every other service from the IPVS table and every other rule from C(LVS-MARK), whoever made them,
+        M(lvs.fleet.iptables_mark) included; from the tables of nftables every other element.
     type: str
     choices: [none, owned, all]
     default: owned
@@ -216,6 +218,7 @@ options:
         nothing but what the declared ones do. They are deleted in the transaction that makes ours.
       - A rule is taken over if the declared rules of its mark see every packet that it sees. Its comment does not
         matter.
+      - Rules of M(lvs.fleet.iptables_mark) that are declared here as they are become rules of this module.
       - If our jump is not there yet, it comes to the place of the last such rule.
       - If another rule between such a rule and our jump may see the same packets, and may change their mark or end the
         chain, the module fails before it changes anything, and its message names both rules.
@@ -296,14 +299,15 @@ from ansible_collections.lvs.fleet.plugins.module_utils._engine import converge,
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError, ValidationError
 from ansible_collections.lvs.fleet.plugins.module_utils._iptables import mark_chains, snat_chains
 from ansible_collections.lvs.fleet.plugins.module_utils._model import IPTABLES, MARKINGS, Declaration, RouterState
+from ansible_collections.lvs.fleet.plugins.module_utils._ownership import shared
 from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_services
 from ansible_collections.lvs.fleet.plugins.module_utils._plan import virtual_services_absent, virtual_services_target
 from ansible_collections.lvs.fleet.plugins.module_utils._router import Router
 
 
-def router_for(declared: Declaration, adopt: bool) -> Router:
+def router_for(declared: Declaration) -> Router:
     """The router with table nat, which only FTP needs: where it is not readable, the others must go on."""
-    adopting = declared.rules if adopt else ()
+    adopting = declared.rules if declared.adopt else ()
     if declared.snat_rules:
         return Router((*snat_chains(), *mark_chains()), ipvs=True, adopting=adopting, nftables=True)
     return Router(mark_chains(), ipvs=True, if_readable=snat_chains(), adopting=adopting, nftables=True)
@@ -311,10 +315,11 @@ def router_for(declared: Declaration, adopt: bool) -> Router:
 
 def declaration(params: dict[str, Any]) -> Declaration:
     """What the options ask for. Raises ValidationError."""
-    declared = virtual_services(params["services"], absent=params["state"] == "absent")
+    absent = params["state"] == "absent"
+    declared = virtual_services(params["services"], absent=absent)
     if params["adopt"] and params["marking"] != IPTABLES:
         raise ValidationError(["adopt: is for marking iptables: take the rules over first, and change marking then"])
-    return replace(declared, marking=params["marking"])
+    return replace(declared, marking=params["marking"], adopt=params["adopt"] and not absent)
 
 
 def main() -> None:
@@ -342,10 +347,12 @@ def main() -> None:
         declared = declaration(module.params)
         for doubt in service_doubts(declared) if not absent else []:
             module.warn(doubt)
-        with router_for(declared, module.params["adopt"] and not absent) as router:
+        with router_for(declared) as router:
             outcome = converge(router, target, module.check_mode, module.params["lock_timeout"], module.warn)
     except (LvsError, OSError) as error:
         module.fail_json(msg=str(error))
+    for warning in shared(outcome.after, declared):
+        module.warn(warning)
     module.exit_json(invocation=invocation(module.params), **outcome.result(module._diff))
 
 

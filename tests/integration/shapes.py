@@ -17,6 +17,11 @@ def rule(name: str, mark: int, match: str) -> str:
     return f'-A {CHAIN} {match} -m comment --comment "lvs:{name}" -j MARK --set-xmark {mark:#x}/0xffffffff'
 
 
+def mark_rule(name: str, mark: int, match: str) -> str:
+    """One that iptables_mark wrote."""
+    return rule(name, mark, f"{match} -m comment --comment iptables_mark")
+
+
 def service(name: str, fwmark: int, *traffic: dict[str, Any], **settings: Any) -> dict[str, Any]:
     return {"name": name, "fwmark": fwmark, "traffic": list(traffic), **settings}
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import packages
 from cache import cached
 from common import LAB, make_disk, run, say, step
-from debian import make_tree
 
 MACHINE_ROOT = LAB / "machine-root"
 SERVER = LAB / "server.py"
@@ -101,8 +100,11 @@ def _build(image: Image) -> None:
 
 
 def _install_debian(tree: Path) -> None:
-    left_out = [f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ("man", "locale", "doc")]
-    make_tree("bookworm", PACKAGES, tree, *left_out)
+    run(
+        *("mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}"),
+        *("--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*"),
+        *("--dpkgopt=path-exclude=/usr/share/doc/*", "bookworm", tree),
+    )
 
 
 def _make_certificate(target: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils import basic
+from ansible.module_utils.common import warnings
 
 from ansible_collections.lvs.fleet.plugins.module_utils._iptables import mark_chains, snat_chains
 from ansible_collections.lvs.fleet.plugins.module_utils._model import NFTABLES, Chain, ChainId, RouterState
@@ -32,6 +33,8 @@ def run_module(module: ModuleType, kernel: FakeKernel, check: bool = False, **op
     arguments = {**options, "_ansible_check_mode": check, "_ansible_diff": True}
     basic._ANSIBLE_ARGS = json.dumps({"ANSIBLE_MODULE_ARGS": arguments}).encode()
     basic._ANSIBLE_PROFILE = "legacy"
+    # Of all modules in this process.
+    warnings._global_warnings.clear()
     output = io.StringIO()
     kernel.read_only = check
     with kernel.running(), redirect_stdout(output), pytest.raises(SystemExit):
@@ -41,6 +44,9 @@ def run_module(module: ModuleType, kernel: FakeKernel, check: bool = False, **op
     assert all(sock.closed for sock in kernel.sockets)
     answer: dict[str, Any] = json.loads(output.getvalue())
     assert answer.pop("invocation")["module_args"].keys() >= options.keys()
+    if "warnings" in answer:
+        # Newer versions of Ansible send more than the text.
+        answer["warnings"] = [told if isinstance(told, str) else told["event"]["msg"] for told in answer["warnings"]]
     return answer
 
 
@@ -54,6 +60,7 @@ def quartet(module: ModuleType, kernel: FakeKernel, **options: Any) -> dict[str,
     after = kernel.snapshot()
     for check in (True, False):
         again = run_module(module, kernel, check=check, **options)
+        again.pop("warnings", None)
         diff = {"before": done["diff"]["after"], "after": done["diff"]["after"]}
         assert again == {"changed": False, "operations": [], "changes": [], "diff": diff}
     assert kernel.snapshot() == after

@@ -22,6 +22,7 @@ HTTP = f"-d 192.0.2.10/32 -p tcp -m tcp --dport 80 {END}"
 HTTPS = f"-d 192.0.2.10/32 -p tcp -m tcp --dport 443 {END}"
 BOTH = f'-d 192.0.2.10/32 -p tcp -m multiport --dports 443,80 -m comment --comment "by hand" {END}'
 OURS = '-d 192.0.2.10/32 -p tcp -m multiport --dports 80,443 -m comment --comment "lvs:web"'
+OF_IPTABLES_MARK = OURS.replace("-m comment", "-m comment --comment iptables_mark -m comment")
 JUMP = f"-j {CHAIN}"
 MARK = {"name": "web", "mark": 80, "destination": ["192.0.2.10"], "protocol": "tcp", "ports": [80, 443]}
 
@@ -61,9 +62,9 @@ TAKEN = {
 @pytest.mark.parametrize("case", TAKEN)
 def test_taken_over(case: str) -> None:
     before, after = TAKEN[case]
-    kernel = kernel_of(*before, chain=(f"{OURS} {END}",))
+    kernel = kernel_of(*before, chain=(f"{OF_IPTABLES_MARK} {END}",))
     done = quartet(iptables_mark, kernel, rules=[MARK], adopt=True)
-    assert (texts(kernel), texts(kernel, CHAIN)) == (after, [f"{OURS} {END}"])
+    assert (texts(kernel), texts(kernel, CHAIN)) == (after, [f"{OF_IPTABLES_MARK} {END}"])
     gone = [text for text in before if text not in after]
     assert [line for line in done["operations"] if " -D " in line] == [
         f"iptables -t mangle -D PREROUTING {text}" for text in gone

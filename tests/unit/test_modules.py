@@ -49,6 +49,8 @@ RULE = (
     '-d 192.0.2.10/32 -p tcp -m multiport --dports 80,443 -m comment --comment "lvs:web" '
     "-j MARK --set-xmark 0x50/0xffffffff"
 )
+# The same one, written by iptables_mark.
+MARK_RULE = RULE.replace(" -m comment", " -m comment --comment iptables_mark -m comment")
 MARK_OPERATIONS = [
     "iptables -t mangle -N LVS-MARK",
     f"iptables -t mangle -A LVS-MARK {RULE}",
@@ -59,7 +61,12 @@ MARK_DIFF = f"# ipv4, table mangle\n:LVS-MARK - [0:0]\n-A PREROUTING -j LVS-MARK
 IPVS_DIFF = "# IPVS\n-A -f 80 -s wlc -p 300\n-a -f 80 -r 10.0.0.11:0 -g -w 10\n"
 CASES = [
     (lvs_service, {"services": [WEB]}, [*IPVS_OPERATIONS, *MARK_OPERATIONS], MARK_DIFF + IPVS_DIFF),
-    (iptables_mark, {"rules": [MARK]}, MARK_OPERATIONS, MARK_DIFF),
+    (
+        iptables_mark,
+        {"rules": [MARK]},
+        [line.replace(RULE, MARK_RULE) for line in MARK_OPERATIONS],
+        MARK_DIFF.replace(RULE, MARK_RULE),
+    ),
     (ipvs_service, {"services": [IPVS]}, IPVS_OPERATIONS, IPVS_DIFF),
 ]
 
@@ -170,13 +177,14 @@ def test_owned_is_the_default_purge() -> None:
 
 def test_purge_is_off_in_the_other_modules() -> None:
     kernel = crowded()
+    run_module(iptables_mark, kernel, rules=[MARK])
     before = there(kernel)
     run_module(iptables_mark, kernel, rules=[])
     run_module(ipvs_service, kernel, services=[])
     assert there(kernel) == before
     quartet(iptables_mark, kernel, rules=[], purge=True)
     quartet(ipvs_service, kernel, services=[], purge=True)
-    assert there(kernel) == ([], ["-s 10.0.0.1/32 -j RETURN"])
+    assert there(kernel) == ([], ["dns", "-s 10.0.0.1/32 -j RETURN", "dns"])
 
 
 def test_absent_takes_both_families_and_leaves_the_others() -> None:
@@ -254,7 +262,7 @@ def test_drift_is_healed_with_the_fewest_operations(change: Any, operations: lis
 def test_a_chain_of_another_name() -> None:
     kernel = FakeKernel()
     quartet(iptables_mark, kernel, rules=[MARK], chain="OTHER")
-    assert [rule.text for rule in kernel.mangle["ipv4"].chains["OTHER"]] == [RULE]
+    assert [rule.text for rule in kernel.mangle["ipv4"].chains["OTHER"]] == [MARK_RULE]
     assert CHAIN not in kernel.mangle["ipv4"].chains
 
 

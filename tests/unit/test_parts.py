@@ -102,6 +102,22 @@ def test_what_somebody_saved_by_hand_is_ours_again() -> None:
     )
 
 
+def test_rules_of_iptables_mark_stay() -> None:
+    """In a file that netfilter-persistent saved; with the chain and the jump, even when all of ours goes."""
+    mail = '-A LVS-MARK -p tcp -m comment --comment "lvs:mail" -m comment --comment iptables_mark -j MARK\n'
+    web = '-A LVS-MARK -d 192.0.2.10/32 -p tcp -m comment --comment "lvs:web" -j MARK --set-xmark 0x50/0xffffffff\n'
+    head, jump = "*mangle\n:PREROUTING ACCEPT [0:0]\n:LVS-MARK - [0:0]\n", "-A PREROUTING -j LVS-MARK\n"
+    old = web.replace("lvs:web", "lvs:web --comment iptables_mark")
+    saved = f"{head}{jump}[7:9] {mail}{old}COMMIT\n"
+    part = f"*mangle\n:LVS-MARK - [0:0]\n{jump}{web}COMMIT\n"
+    merged = merge("iptables", saved, part)
+    assert merged == f"{head}[7:9] {mail}{web}{jump}COMMIT\n"
+    assert merge("iptables", merged, part) == merged
+    left = merge("iptables", merged, "")
+    assert left == f"{head}[7:9] {mail}{jump}COMMIT\n"
+    assert merge("iptables", left, "") == left
+
+
 def test_a_rule_of_somebody_that_leads_to_our_chain() -> None:
     """It stays, and so does the chain: without it, his table would not load."""
     text = '*mangle\n-A PREROUTING -i eth1 -j LVS-MARK\n-A INPUT -m comment --comment "-j LVS-SNAT" -j X\nCOMMIT\n'

@@ -88,18 +88,25 @@ def test_edit(router: Router, edit: str) -> None:
 
 PURGE = {
     # purge: services by mark that are left, and rules of ours and others that are left
-    "none": ({"80", "53", "90"}, {"web", "dns", "hand"}),
-    "owned": ({"80", "90"}, {"web", "hand"}),
+    "none": ({"80", "53", "90", "100"}, {"web", "dns", "hand", "mail"}),
+    "owned": ({"80", "90", "100"}, {"web", "hand", "mail"}),
     "all": ({"80"}, {"web"}),
 }
 
 
+MAIL = {"name": "mail", "mark": 100, "destination": "192.0.2.25", "protocol": "tcp", "ports": [25]}
+
+
 @pytest.mark.parametrize("purge", PURGE)
 def test_purge(router: Router, purge: str) -> None:
-    """dns is ours and no longer declared; service 90 and a rule in our chain are somebody else's."""
+    """dns is ours and no longer declared; service 90 and a rule in our chain are somebody else's.
+
+    So is mail, which keepalived would balance; its mark comes from iptables_mark.
+    """
     marks, names = PURGE[purge]
+    router.run("iptables_mark", rules=[MAIL])
     router.run("lvs_service", services=[web(), DNS])
-    router.ipvsadm("-A -f 90 -s rr")
+    router.ipvsadm("-A -f 90 -s rr\n-A -f 100 -s rr\n-a -f 100 -r 10.0.0.25 -g")
     router.iptables(f"-A {CHAIN} -d 192.0.2.90/32 -m comment --comment hand -j MARK --set-mark 90")
     if purge == "none":
         router.is_settled("lvs_service", services=[web()], purge=purge)
@@ -108,8 +115,15 @@ def test_purge(router: Router, purge: str) -> None:
     left = router.snapshot()
     assert {line.split()[2] for line in left.services()} == marks
     shown = "\n".join(left.own_rules("ipv4"))
-    assert {name for name in ("web", "dns", "hand") if name in shown} == names
+    assert {name for name in ("web", "dns", "hand", "mail") if name in shown} == names
     assert bool(left.own_rules("ipv6")) == ("dns" in names)
+    if purge != "all":
+        absent = [{"name": name, "fwmark": mark} for name, mark in (("web", 80), ("dns", 53), ("mail", 100))]
+        router.converge("lvs_service", services=absent, state="absent")
+        assert router.converged.services() == ["-A -f 100 -s rr", "-A -f 90 -s rr", "-a -f 100 -r 10.0.0.25:0 -g -w 1"]
+        assert len(router.converged.own_rules("ipv4")) == len(HEAD) + 2
+        router.converge("iptables_mark", rules=[MAIL], state="absent")
+        assert "lvs:" not in "\n".join(router.converged.own_rules("ipv4"))
 
 
 def test_absent(router: Router) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from ansible_collections.lvs.fleet.tests.fuzz.hostile import HOSTILE, PLAIN
 from ansible_collections.lvs.fleet.tests.integration.harness import CHAIN, PROGRAMS, Router
-from ansible_collections.lvs.fleet.tests.integration.shapes import HEAD, ODD_INTERFACES, ODD_NAMES, rule
+from ansible_collections.lvs.fleet.tests.integration.shapes import HEAD, ODD_INTERFACES, ODD_NAMES, mark_rule
 
 VIP = "192.0.2.10"
 
@@ -43,8 +43,8 @@ def test_odd_values_are_printed_back_to_the_letter(router: Router) -> None:
     router.converge("iptables_mark", rules=rules)
     assert router.snapshot().own_rules("ipv4") == [
         *HEAD,
-        *(rule(name, 80, f"-d {VIP}/32 -p tcp") for name in ODD_NAMES),
-        *(rule("web", 80, f"-d {VIP}/32 -i {name} -p tcp") for name in ODD_INTERFACES),
+        *(mark_rule(name, 80, f"-d {VIP}/32 -p tcp") for name in ODD_NAMES),
+        *(mark_rule("web", 80, f"-d {VIP}/32 -i {name} -p tcp") for name in ODD_INTERFACES),
     ]
 
 
@@ -56,8 +56,11 @@ def test_numbers_at_their_bounds_are_printed_back(router: Router) -> None:
     printed = ["1", "65535", "1:65535", "10:15,20:25,30:35,40:45,50:55,60:65,70:75", "80:85"]
     assert router.snapshot().own_rules("ipv4") == [
         *HEAD,
-        *(rule("marks", value, f"-d {VIP}/32 -p tcp").replace("0xffffffff", f"{mask:#x}") for value, mask in pairs),
-        *(rule("web", 80, f"-d {VIP}/32 -p tcp -m multiport --dports {ports}") for ports in printed),
+        *(
+            mark_rule("marks", value, f"-d {VIP}/32 -p tcp").replace("0xffffffff", f"{mask:#x}")
+            for value, mask in pairs
+        ),
+        *(mark_rule("web", 80, f"-d {VIP}/32 -p tcp -m multiport --dports {ports}") for ports in printed),
     ]
 
 
@@ -152,7 +155,8 @@ def test_a_name_in_our_chain_that_we_would_not_give(router: Router, name: str) -
     """It is ours by its comment, and goes with purge; nothing else happens."""
     router.run("iptables_mark", rules=[mark()])
     before = router.snapshot()
-    words = ["-m", "comment", "--comment", f"lvs:{name}", "-j", "MARK", "--set-mark", "9"]
+    comments = [word for text in (f"lvs:{name}", "iptables_mark") for word in ("-m", "comment", "--comment", text)]
+    words = [*comments, "-j", "MARK", "--set-mark", "9"]
     router.tool("iptables", "-t", "mangle", "-A", CHAIN, *words)
     assert not router.run("iptables_mark", rules=[mark()])["changed"]
     assert len(router.run("iptables_mark", rules=[mark()], purge=True)["operations"]) == 1

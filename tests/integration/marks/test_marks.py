@@ -13,15 +13,15 @@ import pytest
 
 from ansible_collections.lvs.fleet.tests.integration import foreign
 from ansible_collections.lvs.fleet.tests.integration.harness import CHAIN, FAMILIES, Router
-from ansible_collections.lvs.fleet.tests.integration.shapes import HEAD, rule
+from ansible_collections.lvs.fleet.tests.integration.shapes import HEAD, mark_rule
 
 WEB = {"name": "web", "mark": 80, "destination": "192.0.2.10", "protocol": "tcp", "ports": [80, 443]}
 DNS = {"name": "dns", "mark": 53, "destination": ["192.0.2.53", "2001:db8::53"], "protocol": "udp", "ports": [53]}
 OLD = {"name": "old", "mark": 9, "destination": "192.0.2.9", "protocol": "tcp"}
-WEB_RULE = rule("web", 80, "-d 192.0.2.10/32 -p tcp -m multiport --dports 80,443")
-DNS_RULE = rule("dns", 53, "-d 192.0.2.53/32 -p udp -m multiport --dports 53")
-DNS_RULE6 = rule("dns", 53, "-d 2001:db8::53/128 -p udp -m multiport --dports 53")
-OLD_RULE = rule("old", 9, "-d 192.0.2.9/32 -p tcp")
+WEB_RULE = mark_rule("web", 80, "-d 192.0.2.10/32 -p tcp -m multiport --dports 80,443")
+DNS_RULE = mark_rule("dns", 53, "-d 192.0.2.53/32 -p udp -m multiport --dports 53")
+DNS_RULE6 = mark_rule("dns", 53, "-d 2001:db8::53/128 -p udp -m multiport --dports 53")
+OLD_RULE = mark_rule("old", 9, "-d 192.0.2.9/32 -p tcp")
 
 # Each case: rules as declared, and as iptables-save and ip6tables-save have to print them.
 CASES: dict[str, tuple[list[dict[str, Any]], list[str], list[str]]] = {
@@ -29,7 +29,7 @@ CASES: dict[str, tuple[list[dict[str, Any]], list[str], list[str]]] = {
     "only IPv6": (
         [{"name": "six", "mark": "0x7fffffff", "destination": "2001:DB8:0::/48", "protocol": "sctp"}],
         [],
-        [rule("six", 0x7FFFFFFF, "-d 2001:db8::/48 -p sctp")],
+        [mark_rule("six", 0x7FFFFFFF, "-d 2001:db8::/48 -p sctp")],
     ),
     "masks": (
         [
@@ -38,7 +38,7 @@ CASES: dict[str, tuple[list[dict[str, Any]], list[str], list[str]]] = {
             {**OLD, "name": "c", "mask": 0x50, "mark": 0x50},
         ],
         [
-            rule(name, 0x50, "-d 192.0.2.9/32 -p tcp").replace("0xffffffff", mask)
+            mark_rule(name, 0x50, "-d 192.0.2.9/32 -p tcp").replace("0xffffffff", mask)
             for name, mask in (("a", "0xff"), ("b", "0xffffffff"), ("c", "0x50"))
         ],
         [],
@@ -50,26 +50,26 @@ CASES: dict[str, tuple[list[dict[str, Any]], list[str], list[str]]] = {
             {**WEB, "ports": ["1:2"], "in_interface": "eth+", "protocol": ["udp", "tcp"]},
         ],
         [
-            rule("web", 80, "-s 10.0.0.0/8 -d 192.0.2.10/32 -p tcp -m multiport --dports 8080"),
-            rule("web", 80, "-s 192.0.2.1/32 -d 192.0.2.10/32 -p tcp -m multiport --dports 8080"),
+            mark_rule("web", 80, "-s 10.0.0.0/8 -d 192.0.2.10/32 -p tcp -m multiport --dports 8080"),
+            mark_rule("web", 80, "-s 192.0.2.1/32 -d 192.0.2.10/32 -p tcp -m multiport --dports 8080"),
             OLD_RULE,
-            rule("web", 80, "-d 192.0.2.10/32 -i eth+ -p udp -m multiport --dports 1:2"),
-            rule("web", 80, "-d 192.0.2.10/32 -i eth+ -p tcp -m multiport --dports 1:2"),
+            mark_rule("web", 80, "-d 192.0.2.10/32 -i eth+ -p udp -m multiport --dports 1:2"),
+            mark_rule("web", 80, "-d 192.0.2.10/32 -i eth+ -p tcp -m multiport --dports 1:2"),
         ],
         [],
     ),
     "twenty ports": (
         [{**WEB, "ports": list(range(2, 42, 2))}],
         [
-            rule("web", 80, f"-d 192.0.2.10/32 -p tcp -m multiport --dports {','.join(map(str, ports))}")
+            mark_rule("web", 80, f"-d 192.0.2.10/32 -p tcp -m multiport --dports {','.join(map(str, ports))}")
             for ports in (range(2, 32, 2), range(32, 42, 2))
         ],
         [],
     ),
     "everywhere": (
         [{"name": "all", "mark": 1, "destination": ["0.0.0.0/0", "::/0"], "protocol": "tcp"}],
-        [rule("all", 1, "-p tcp")],
-        [rule("all", 1, "-p tcp")],
+        [mark_rule("all", 1, "-p tcp")],
+        [mark_rule("all", 1, "-p tcp")],
     ),
 }
 
@@ -202,7 +202,8 @@ def test_written_differently_is_the_same(router: Router, subtests: pytest.Subtes
     """A rule that somebody typed differently is neither changed nor reported, and can be taken away as it stands."""
     for ports, declared in SAME.items():
         multiport = "-m multiport " if ports.startswith("--dports") else ""
-        text = f"-m comment --comment lvs:web -p tcp {multiport}{ports} -d 192.0.2.10 -j MARK --set-mark 80"
+        comments = "-m comment --comment iptables_mark -m comment --comment lvs:web"
+        text = f"{comments} -p tcp {multiport}{ports} -d 192.0.2.10 -j MARK --set-mark 80"
         with subtests.test(ports):
             router.iptables(f":{CHAIN} - [0:0]\n-A PREROUTING -j {CHAIN}\n-A {CHAIN} {text}")
             before = router.snapshot()

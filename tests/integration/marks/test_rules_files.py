@@ -92,13 +92,22 @@ def test_a_new_file(router: Router, family: str) -> None:
     assert merge("iptables", made, "") is None
 
 
+def mangle(router: Router) -> str:
+    return "\n".join(line for line in router.tool("iptables-save", "-t", "mangle").split("\n") if line[:1] != "#")
+
+
+def restoring(router: Router, folder: Path) -> str:
+    """What our unit runs, for files in a folder."""
+    router.shadow("ipvsadm", "exit 0")
+    (folder / "ipvs.rules").touch()
+    for name, family in (("marks.v4", "ipv4"), ("marks.v6", "ipv6")):
+        (folder / name).write_text(marks(SERVICES, family))
+    return (TOP / "roles/lvs_router/files/lvs-restore").read_text().replace("/etc/lvs", str(folder))
+
+
 def test_our_unit_restores_what_is_missing(router: Router, tmp_path: Path) -> None:
     """On an empty router, on one at work, and on one where a table was emptied; jumps are never there twice."""
-    script = (TOP / "roles/lvs_router/files/lvs-restore").read_text().replace("/etc/lvs", str(tmp_path))
-    router.shadow("ipvsadm", "exit 0")
-    (tmp_path / "ipvs.rules").touch()
-    for name, family in (("marks.v4", "ipv4"), ("marks.v6", "ipv6")):
-        (tmp_path / name).write_text(marks(SERVICES, family))
+    script = restoring(router, tmp_path)
     for emptied in ("nat", "", "mangle"):
         router.tool("sh", "-c", script)
         for family in FAMILIES:
@@ -107,3 +116,24 @@ def test_our_unit_restores_what_is_missing(router: Router, tmp_path: Path) -> No
                 router.tool(f"{IPTABLES[family]}-restore", stdin=f"*{emptied}\nCOMMIT\n")
     router.tool("sh", "-c", script)
     assert router.tool("iptables-save").count("-j LVS-") == 2
+
+
+def test_our_unit_leaves_what_others_have_in_our_chain(router: Router, tmp_path: Path) -> None:
+    """Restarted at work: rules of iptables_mark and of people stay in their places, and ours are those of the file."""
+    script = restoring(router, tmp_path)
+    router.iptables(":LVS-MARK - [0:0]\n-A LVS-MARK -s 198.51.100.9/32 -j RETURN")
+    router.run("iptables_mark", rules=[{**WEB, "name": "first", "mark": 1}])
+    router.tool("sh", "-c", script)
+    router.run("iptables_mark", rules=[{**WEB, "name": "last", "mark": 2, "source": "198.51.100.0/24"}])
+    there = mangle(router)
+    assert there.index("RETURN") < there.index("lvs:first") < there.index("lvs:web") < there.index("lvs:last")
+    router.shadow("iptables-restore", f'cat >{tmp_path}/told; $real "$@" <{tmp_path}/told')
+    router.tool("sh", "-c", script)
+    router.shadow("iptables-restore", 'exec $real "$@"')
+    assert (tmp_path / "told").read_text().split() == ["*nat", "COMMIT", "*mangle", "COMMIT"]
+    assert mangle(router) == there
+    router.tool("iptables", "-t", "mangle", "-D", "LVS-MARK", "3")
+    router.tool("sh", "-c", script)
+    now = mangle(router)
+    assert sorted(rules(now)) == sorted(rules(there))
+    assert now.index("RETURN") < now.index("lvs:first") < now.index("lvs:last")

@@ -24,10 +24,10 @@ from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_s
 from ansible_collections.lvs.fleet.plugins.module_utils._plan import virtual_services_target
 from ansible_collections.lvs.fleet.tests.integration import foreign
 from ansible_collections.lvs.fleet.tests.integration.harness import CHAIN, FAMILIES, IPTABLES, Router, Snapshot
-from ansible_collections.lvs.fleet.tests.integration.shapes import HEAD, WEB, rule, service
+from ansible_collections.lvs.fleet.tests.integration.shapes import HEAD, WEB, mark_rule, service
 
 RULES = [{"name": "web", "mark": 80, "destination": ["192.0.2.10", "2001:db8::10"], "protocol": "tcp", "ports": [80]}]
-RULE = rule("web", 80, "-d 192.0.2.10/32 -p tcp -m multiport --dports 80")
+RULE = mark_rule("web", 80, "-d 192.0.2.10/32 -p tcp -m multiport --dports 80")
 SERVICE = service("web", 80, WEB, real_servers=[{"address": "10.0.0.11"}])
 
 
