@@ -490,8 +490,8 @@ BEYOND = [
      "persistence_netmask: 0 is not a prefix length (1-32)"),
     (VirtualService(FWM, persistence_timeout=60, persistence_netmask="0.255.255.255"), None,
      {"fwmark": 80, "family": "ipv4"}, "persistence_netmask: '0.255.255.255' is not a netmask"),
-    (VirtualService(TCP, persistence_netmask=32, one_packet=True), None, {"protocol": "tcp", "address": "192.0.2.10", "port": 80},
-     "one_packet: is for udp, not tcp"),
+    (VirtualService(TCP, persistence_netmask=32, one_packet=True), None,
+     {"protocol": "tcp", "address": "192.0.2.10", "port": 80}, "one_packet: is for udp, not tcp"),
 ]  # fmt: skip
 
 
