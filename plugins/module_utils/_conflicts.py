@@ -11,7 +11,7 @@ from typing import Any, Iterable, Iterator, Mapping, Sequence
 from ._foreign import by_mark, foreign_rules, is_covered, overlaps_by_mark
 from ._iptables import saved_lines
 from ._match import covered, disjoint
-from ._model import EVERYWHERE, FULL_MASK, ChainId, MarkRule, TableRule
+from ._model import EVERYWHERE, FULL_MASK, NFTABLES, Chain, ChainId, MarkRule, TableRule
 
 # Names of chains that tell who made them.
 _FIREWALLS = {
@@ -131,6 +131,17 @@ def controller_problems(controllers: Iterable[Mapping[str, Any]]) -> list[dict[s
         {"kind": "controller", **found,
          "message": f"{found['name']} (process {found['pid']}) manages IPVS, too: it must have services of its own"}
         for found in controllers
+    ]  # fmt: skip
+
+
+def firewall_problems(units: Iterable[str], chains: Mapping[ChainId, Chain]) -> list[dict[str, Any]]:
+    """Firewalls that are going to remove rules of ours. After nftables.service they come back."""
+    own = [key for key, chain in chains.items() if key.tool != NFTABLES and any(rule.name for rule in chain.rules)]
+    return [
+        {"kind": "firewall", "unit": unit,
+         "message": f"{unit} removes all rules of iptables, and {own[0].name}, when it starts, reloads or stops;"
+         " have marks by nftables, or stop and disable it"}
+        for unit in units if own and unit != "nftables.service"
     ]  # fmt: skip
 
 

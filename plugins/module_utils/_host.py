@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import os
 import re
 import secrets
@@ -30,6 +31,11 @@ _POLL_SECONDS = 0.1
 # What asks a process to end and can wait: a closed ssh session, Ctrl-C, a shutdown.
 _POLITE_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 _TEMPORARY = ".lvs-"
+# What has a unit start at boot, made by systemctl or from an init script; and what is there while it is active.
+UNIT_LINKS = (
+    *("/etc/systemd/system/*.wants/", "/etc/systemd/system/*.requires/", "/run/systemd/generator.late/*.wants/"),
+    "/run/systemd/units/invocation:",
+)
 
 # The lock while we hold it. The commands we run hold it, too: if we are killed, one that is still at work, or waits for
 # a lock of its own, may write for a while yet.
@@ -93,6 +99,11 @@ def _search_path() -> str:
 def is_loaded(module: str) -> bool:
     """Whether a kernel module is loaded; most of those that are built in are not seen here."""
     return os.path.isdir(f"/sys/module/{module}")
+
+
+def in_use(unit: str) -> bool:
+    """Whether a unit of systemd starts at boot, or is active."""
+    return any(glob.glob(link + unit) for link in UNIT_LINKS)
 
 
 def read_text(path: str) -> str:

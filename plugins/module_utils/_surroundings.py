@@ -22,6 +22,13 @@ _FIREWALLD = "firewalld"
 # The interface on which kube-proxy has the addresses of its services, only in IPVS mode.
 _KUBE_INTERFACE = "kube-ipvs0:"
 
+# Firewalls that remove all rules of iptables. Each was seen to do so. firewalld 2 and later needs a direct rule for it,
+# which somebody may add at any time. ferm and firehol do so in the legacy variant of iptables, which they prefer.
+_FLUSHING_UNITS = (
+    *("arno-iptables-firewall.service", "ferm.service", "firehol.service", "firewalld.service", "nftables.service"),
+    *("shorewall.service", "shorewall-lite.service", "shorewall6.service", "shorewall6-lite.service"),
+)
+
 
 def routing_rules() -> tuple[list[dict[str, Any]], dict[str, int]]:
     """The routing rules that look at a packet's mark; and the place of the local table, by family."""
@@ -101,6 +108,11 @@ def programs() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         {"name": _FIREWALLD, "evidence": f"process {pid}"} for name, pid in first.items() if name == _FIREWALLD
     ]
     return controllers, firewalls
+
+
+def flushing_units() -> list[str]:
+    """The units in use that remove all rules of iptables when they start, reload or stop."""
+    return [unit for unit in _FLUSHING_UNITS if host.in_use(unit)]
 
 
 def devices() -> list[str]:

@@ -203,7 +203,7 @@ problems:
       before IPVS sees them. C(translated) - a rule gives them another destination. These have C(table), C(chain) and
       C(position) of the rule; the position of a policy is 0.
     - C(policy_rule) - a routing rule takes packets elsewhere because of their mark. C(controller) - another program
-      manages IPVS.
+      manages IPVS. C(firewall) - a firewall is going to remove our rules of iptables.
     - The message says what to do. It says "may" where a rule has a match that this module does not understand.
   returned: success
   type: list
@@ -376,6 +376,7 @@ def survey() -> dict[str, Any]:
             *on_their_way(state, rules, local),
             *duplicates(state, rules),
             *conflict.controller_problems(controllers),
+            *conflict.firewall_problems(surroundings.flushing_units(), rules.chains),
         ],
     }
 

@@ -102,7 +102,6 @@ flushing_units:
   sample: [firewalld.service]
 """
 
-import glob
 import os
 import re
 from typing import Any
@@ -111,20 +110,10 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.lvs.fleet.plugins.module_utils import _host as host
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError
+from ansible_collections.lvs.fleet.plugins.module_utils._surroundings import flushing_units
 
 OS_RELEASE = "/etc/os-release"
 SETTINGS = "/proc/sys"
-# Each was seen to do so. firewalld 2 and later needs a direct rule for it, which somebody may add at any time. ferm and
-# firehol do so in the legacy variant of iptables, which they prefer.
-FLUSHING_UNITS = (
-    *("arno-iptables-firewall.service", "ferm.service", "firehol.service", "firewalld.service", "nftables.service"),
-    *("shorewall.service", "shorewall-lite.service", "shorewall6.service", "shorewall6-lite.service"),
-)
-# What has a unit start at boot, made by systemctl or from an init script; and what is there while it is active.
-UNIT_LINKS = (
-    *("/etc/systemd/system/*.wants/", "/etc/systemd/system/*.requires/", "/run/systemd/generator.late/*.wants/"),
-    "/run/systemd/units/invocation:",
-)
 FAMILIES = {"debian": "Debian", "rhel": "RedHat", "fedora": "RedHat", "centos": "RedHat"}
 # A role makes the name of a file of this word, so it is never one of the machine's own.
 OTHER = "other"
@@ -152,11 +141,6 @@ def settings(names: list[str]) -> dict[str, str]:
     return {name: host.read_text(path).strip() for name, path in paths.items() if os.path.isfile(path)}
 
 
-def in_use(unit: str) -> bool:
-    """Whether the unit starts at boot, or is active. Asked without systemctl, which a container may lack."""
-    return any(glob.glob(link + unit) for link in UNIT_LINKS)
-
-
 def survey(commands: list[str], names: list[str], paths: list[str]) -> dict[str, Any]:
     release = os_release()
     return {
@@ -165,7 +149,7 @@ def survey(commands: list[str], names: list[str], paths: list[str]) -> dict[str,
         "missing_commands": [command for command in commands if not host.installed(command)],
         "settings": settings(names),
         "paths": [path for path in paths if os.path.lexists(path)],
-        "flushing_units": [unit for unit in FLUSHING_UNITS if in_use(unit)],
+        "flushing_units": flushing_units(),
     }
 
 

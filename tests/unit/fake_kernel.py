@@ -398,6 +398,7 @@ class FakeKernel:
         self.policy_rules: dict[str, list[dict[str, Any]]] = {}
         self.local_routes: dict[tuple[str, str], list[str]] = {}
         self.processes: list[tuple[int, str, list[str]]] = []
+        self.units: list[str] = []
         self.devices = ("lo", "eth0")
         self.read_only = False
         self.locked = False
@@ -444,6 +445,7 @@ class FakeKernel:
                 (_host, "read_text", self._read_text),
                 (_host, "lock", self._lock),
                 (_host, "processes", self._processes),
+                (_host, "in_use", lambda unit: unit in self.units),
                 (_host, "is_loaded", self.modules.__contains__),
             ):
                 stack.enter_context(mock.patch.object(module, name, value))

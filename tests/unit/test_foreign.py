@@ -123,6 +123,16 @@ def test_firewalls_are_told_by_their_chains_and_processes(kernel: FakeKernel) ->
     ]
 
 
+@pytest.mark.parametrize("marking, told", [("iptables", ["firewalld.service", "shorewall.service"]), ("nftables", [])])
+def test_a_firewall_that_will_remove_our_rules_is_a_problem(kernel: FakeKernel, marking: str, told: list[str]) -> None:
+    """The router was deployed before it. nftables.service is followed by ours, and others remove nothing."""
+    kernel.units = ["shorewall.service", "nftables.service", "firewalld.service", "ufw.service"]
+    run_module(lvs_service, kernel, services=[WEB], marking=marking)
+    problems = [problem for problem in info(kernel)["problems"] if problem["kind"] == "firewall"]
+    assert [problem["unit"] for problem in problems] == told
+    assert all("LVS-MARK" in problem["message"] for problem in problems)
+
+
 @pytest.mark.parametrize(
     "name, arguments, devices, found",
     [

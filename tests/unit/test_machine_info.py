@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.lvs.fleet.plugins.module_utils import _host
 from ansible_collections.lvs.fleet.plugins.modules import machine_info
 from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel
 from ansible_collections.lvs.fleet.tests.unit.running import run_module
@@ -21,7 +22,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / path).write_text(text)
     (tmp_path / "os-release").write_text(ROCKY)
     monkeypatch.setattr(machine_info, "SETTINGS", str(tmp_path))
-    monkeypatch.setattr(machine_info, "UNIT_LINKS", [f"{tmp_path}{link}" for link in machine_info.UNIT_LINKS])
+    monkeypatch.setattr(_host, "UNIT_LINKS", [f"{tmp_path}{link}" for link in _host.UNIT_LINKS])
     monkeypatch.setattr(machine_info, "OS_RELEASE", f"{tmp_path}/os-release")
     monkeypatch.setattr(machine_info.host, "installed", lambda command: "/sbin/ip" if command == "ip" else "")
     return tmp_path
