@@ -18,6 +18,7 @@ from ._iptables import save_lines as chain_lines
 from ._model import NFTABLES, ChainEdit, Operation, RouterState
 from ._plan import apply, plan
 from ._router import Router
+from ._text import printable, printable_lines
 
 # The state that is wanted, given the state that is there.
 Target = Callable[[RouterState], RouterState]
@@ -37,11 +38,14 @@ class Outcome:
         """The return values that all writing modules share."""
         result: dict[str, Any] = {
             "changed": bool(self.operations),
-            "operations": [line for operation in self.operations for line in describe(operation)],
+            "operations": [printable(line) for operation in self.operations for line in describe(operation)],
             "changes": sentences(self.before, self.after, self.operations),
         }
         if with_diff:
-            result["diff"] = {"before": render(self.before), "after": render(self.after)}
+            result["diff"] = {
+                "before": printable_lines(render(self.before)),
+                "after": printable_lines(render(self.after)),
+            }
         return result
 
 
