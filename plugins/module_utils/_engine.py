@@ -39,7 +39,7 @@ class Outcome:
         result: dict[str, Any] = {
             "changed": bool(self.operations),
             "operations": [printable(line) for operation in self.operations for line in describe(operation)],
-            "changes": sentences(self.before, self.after, self.operations),
+            "changes": [printable(line) for line in sentences(self.before, self.after, self.operations)],
         }
         if with_diff:
             result["diff"] = {

@@ -129,6 +129,17 @@ def test_a_refusal_is_a_failure_with_a_message(
     assert set(answer) == {"failed", "msg"}
 
 
+def test_what_a_terminal_would_act_on_stays_an_escape() -> None:
+    """Words of somebody else, who wrote a rule into our chain by hand."""
+    kernel = FakeKernel()
+    kernel.mangle["ipv4"].chains["LVS-MARK"] = [
+        Rule('-m comment --comment "lvs:x\x1b[2J\x85" -j MARK --set-xmark 0x9/0xffffffff')
+    ]
+    done = run_module(iptables_mark, kernel, rules=[], purge=True)
+    said = [*done["operations"], *done["changes"], *done["diff"]["before"].splitlines()]
+    assert all(line.isprintable() for line in said) and any(r"lvs:x\x1b[2J\x85" in line for line in said)
+
+
 def test_the_lock_timeout_arrives() -> None:
     kernel = FakeKernel()
     run_module(lvs_service, kernel, services=[], lock_timeout=7)
