@@ -14,7 +14,7 @@ from ansible.errors import AnsibleFilterError
 
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import ValidationError
 from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_services
-from ansible_collections.lvs.fleet.plugins.module_utils._report import virtual_service
+from ansible_collections.lvs.fleet.plugins.module_utils._shorthand import shorthand
 from ansible_collections.lvs.fleet.plugins.module_utils._text import plain
 
 HEAD = """\
@@ -23,31 +23,40 @@ HEAD = """\
 """
 
 
-def adopted(info: Mapping[str, Any], router: str) -> str:
-    """The answer of lvs_info as a file of the inventory."""
+def adopted(answers: Mapping[str, Mapping[str, Any]], group: str = "") -> dict[str, str]:
+    """The answers of lvs_info, by router, as files of the inventory by their folders.
+
+    One for the group, if there is one and all routers say the same, or one for each router.
+    """
+    variables = {router: _variables(info) for router, info in answers.items()}
+    if group and len(set(variables.values())) == 1:
+        return {f"group_vars/{group}": _file(answers, next(iter(variables.values())))}
+    return {f"host_vars/{router}": _file({router: answers[router]}, text) for router, text in variables.items()}
+
+
+def _file(answers: Mapping[str, Mapping[str, Any]], variables: str) -> str:
+    reasons = {router: [plain(reason) for reason in _reasons(info)] for router, info in answers.items()}
+    comments = [f"# Not here, of {plain(router)}: {reason}\n" for router, found in reasons.items() for reason in found]
+    return f"{HEAD.format(', '.join(map(plain, answers)))}{''.join(comments)}---\n{variables}"
+
+
+def _reasons(info: Mapping[str, Any]) -> Sequence[Any]:
     reasons = info["not_adoptable"]
     if not isinstance(reasons, Sequence) or isinstance(reasons, str):
         raise AnsibleFilterError(f"lvs.fleet.adopted: not_adoptable: {plain(reasons)} is not a list")
-    variables = {"lvs_router_adopt": True, "lvs_services": _services(info["adoptable"])}
-    # Not to_yaml, whose output depends on how much Ansible trusts a text. JSON drops the types by which it knows that.
-    told = yaml.safe_dump(json.loads(json.dumps(variables)), sort_keys=False, width=140, default_flow_style=None)
-    comments = "".join(f"# Not here: {plain(reason)}\n" for reason in reasons)
-    return f"{HEAD.format(plain(router))}{comments}---\n{told}"
+    return reasons
 
 
-def _services(said: Any) -> list[dict[str, Any]]:
+def _variables(info: Mapping[str, Any]) -> str:
     """The services in words of our own: nothing is kept of what was said but what our own parser made of it."""
     try:
-        virtual_services(said, "adoptable")
-        return [_service(service) for service in said]
+        virtual_services(info["adoptable"], "adoptable")
+        services = [shorthand(service) for service in info["adoptable"]]
     except ValidationError as error:
         raise AnsibleFilterError(f"lvs.fleet.adopted: {error}") from error
-
-
-def _service(said: Mapping[str, Any]) -> dict[str, Any]:
-    declared = virtual_services([said])
-    service = virtual_service(declared.names[0], declared.rules, list(declared.pools.values()))
-    return {**service, "helper": "ftp"} if said.get("helper") else service
+    # Not to_yaml, whose output depends on how much Ansible trusts a text. JSON drops the types by which it knows that.
+    variables = json.loads(json.dumps({"lvs_router_adopt": True, "lvs_services": services}))
+    return yaml.safe_dump(variables, sort_keys=False, width=140, default_flow_style=None)
 
 
 class FilterModule:

@@ -247,18 +247,18 @@ def _traffic(own: Iterable[MarkRule]) -> Iterator[tuple[MarkRule, dict[str, Any]
     for _key, group in groupby(own, key=others):
         alike = list(group)
         rule = alike[0]
-        destinations = [_shown(item.destination) for item in alike]
+        destinations = [shown(item.destination) for item in alike]
         entry: dict[str, Any] = {"destination": destinations, "protocol": [rule.protocol]}
         if rule.ports:
             entry["ports"] = port_items(rule.ports)
         if rule.source:
-            entry["source"] = [_shown(rule.source)]
+            entry["source"] = [shown(rule.source)]
         if rule.in_interface:
             entry["in_interface"] = rule.in_interface
         yield rule, entry
 
 
-def _shown(destination: str) -> str:
+def shown(destination: str) -> str:
     """A single address without its prefix, the way people write it."""
     parsed = ip_network(destination)
     return str(parsed.network_address) if parsed.num_addresses == 1 else destination

@@ -25,6 +25,7 @@ from ansible.vars.manager import VariableManager
 from ansible_collections.lvs.fleet.plugins.filter.report import audit, audit_lines
 from ansible_collections.lvs.fleet.plugins.filter.trust import adopted
 from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_services
+from ansible_collections.lvs.fleet.plugins.module_utils._shorthand import shorthand
 
 TOP = Path(__file__).parents[2]
 # What runs if anything that a router says is ever a template. The word is a path, and is put in by each test.
@@ -72,6 +73,7 @@ SERVICE: dict[str, Any] = {
          "tunnel_type": "gue", "tunnel_port": 5555, "tunnel_checksum": "csum"},
     ],
 }  # fmt: skip
+WRITTEN = shorthand(SERVICE)
 INFO: dict[str, Any] = {
     "changed": False,
     "services": [],
@@ -83,7 +85,7 @@ DONE = {"changed": True, "operations": ["write /etc/lvs/ipvs.rules"], "diff": {"
 ANSWERS: dict[str, Any] = {
     "lvs_info": INFO,
     "machine_info": {"changed": False, "os_family": "Debian", "os_version": "12", "missing_commands": [],
-                     "settings": {"net.ipv4.vs.conntrack": "0"}, "paths": ["/etc/lvs/vips"]},
+                     "flushing_units": [], "settings": {"net.ipv4.vs.conntrack": "0"}, "paths": ["/etc/lvs/vips"]},
     "lvs_service": DONE,
     "boot_files": DONE,
     "ip_objects": DONE,
@@ -123,8 +125,9 @@ class Text(str):
 
 def test_adopting_the_truth() -> None:
     marked = {**INFO, "adoptable": [{**SERVICE, "name": Text("fwmark-80")}]}
-    assert adopted(marked, "router1") == adopted(INFO, "router1")
-    assert yaml.safe_load(adopted(INFO, "router1"))["lvs_services"] == [SERVICE]
+    (text,) = adopted({"router1": INFO}).values()
+    assert adopted({"router1": marked}) == {"host_vars/router1": text}
+    assert yaml.safe_load(text)["lvs_services"] == [WRITTEN]
 
 
 @pytest.mark.parametrize("lie", LIES)
@@ -133,7 +136,7 @@ def test_adopting_lies(lie: str) -> None:
     told = 0
     for place in (*places(INFO["adoptable"], ("adoptable",)), *places(INFO["not_adoptable"], ("not_adoptable",))):
         try:
-            text = adopted(with_lie(INFO, place, LIES[lie]), "router1")
+            (text,) = adopted({"router1": with_lie(INFO, place, LIES[lie])}).values()
         except AnsibleFilterError as error:
             assert all(line.isprintable() for line in str(error).split("\n"))
             continue
@@ -148,13 +151,13 @@ def test_adopting_lies(lie: str) -> None:
 
 
 RESULTS = {
-    "lvs_audit_info": INFO,
+    "lvs_found": INFO,
     "__lvs_router_machine": {"changed": False, "missing_commands": ["nft"]},
     "__lvs_router_installed": {"changed": True},
     "__lvs_router_set": {"changed": True, "cmd": ["sysctl", "--write", "net.ipv4.vs.conntrack=1"]},
     "__lvs_router_services": DONE,
     "__lvs_router_kept": {**DONE, "msg": "what it said", "failed": False},
-    "lvs_audit_failure": "what went wrong",
+    "lvs_failure": {"task": "a task", "message": "what went wrong"},
 }
 
 
@@ -178,7 +181,7 @@ def test_reporting_lies(lie: str) -> None:
 def test_a_change_that_nothing_tells_of_is_no_silence() -> None:
     for operations in ([], None, "x", 7):
         results = {**RESULTS, "__lvs_router_services": {"changed": True, "operations": operations}}
-        del results["lvs_audit_failure"]
+        del results["lvs_failure"]
         found = audit(["router1"], {"router1": results})["routers"]["router1"]
         assert found["status"] == "failed" and found["message"].startswith("its answers are not understood")
 
@@ -213,7 +216,7 @@ class Fleet:
             (home / f"{module}.json").write_text(text)
         self.hosts.append(name)
 
-    def play(self, playbook: str, *words: str) -> subprocess.CompletedProcess[str]:
+    def play(self, playbook: str, *words: str, inventory: str = "inventory") -> subprocess.CompletedProcess[str]:
         here = {"ansible_connection": "local", "ansible_become": False}
         routers = {name: {"ansible_python_interpreter": f"{self.folder}/routers/{name}/python"} for name in self.hosts}
         group = {"hosts": routers, "vars": {"lvs_services": []}}
@@ -223,7 +226,7 @@ class Fleet:
         (self.folder / "inventory/hosts.yml").write_text(text)
         program = Path(sys.executable).parent / "ansible-playbook"
         return subprocess.run(
-            [program, "-i", "inventory", playbook, *words],
+            [program, "-i", inventory, playbook, *words],
             cwd=self.folder,
             env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_FORKS": "10",
                  "ANSIBLE_LOCAL_TEMP": f"{self.folder}/tmp", "ANSIBLE_REMOTE_TEMP": f"{self.folder}/tmp"},
@@ -275,7 +278,7 @@ def test_adopt(fleet: Fleet) -> None:
     assert all(char.isprintable() or char == "\n" for char in run.stdout + run.stderr)
     variables = fleet.variables()
     assert {name: found["lvs_services"] for name, found in variables.items() if found["lvs_services"]} == {
-        "reasons": [SERVICE]
+        "reasons": [WRITTEN]
     }
     assert not any("lvs_router_marking" in found for found in variables.values())
 
@@ -290,7 +293,7 @@ def test_adopt_keeps_modes(fleet: Fleet) -> None:
         (folder / "lvs_services.yml").touch()
         (folder / "lvs_services.yml").chmod(mode & 0o660)
     fleet.add("router3", {})
-    run = fleet.play("lvs.fleet.adopt", "-e", "adopt_overwrite=true")
+    run = fleet.play("lvs.fleet.adopt", "-e", "adopt_overwrite=true", "-e", "target=router1:router2:router3")
     assert run.returncode == 0, run.stdout + run.stderr
     found = {path.name: path.stat().st_mode & 0o7777 for path in (fleet.folder / "inventory/host_vars").iterdir()}
     assert found == {**modes, "router3": 0o755}

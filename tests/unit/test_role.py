@@ -218,7 +218,7 @@ def test_an_operating_system_that_the_role_does_not_know(family: str, named: str
 
 
 def test_a_package_index_is_fetched_where_it_is_missing_and_check_mode_says_so() -> None:
-    (install,) = (task for task in load(ROLE / "tasks/kernel.yml") if "rescue" in task)
+    (install,) = (task for task in load(ROLE / "tasks/prepare.yml") if "rescue" in task)
     (first,) = install["block"]
     say, again = install["rescue"]
     wanted = {"name": "{{ __lvs_router_tools }}", "state": "present"}
