@@ -6,6 +6,8 @@
 In a chain the last rule that sees a packet counts. A map knows no order, so what a later rule takes from an earlier
 one is cut out of that one. Only entries of a single address and port (exact) may lie in wider ones; they override them.
 Rules that look at the source or the interface (conditional) stay rules, and come last.
+
+An entry is a rule with one network and one range of ports.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from itertools import groupby
 from typing import Iterable, Iterator, NamedTuple, Sequence
 
-from ._iptables import merge_ports, retired, split_ports
-from ._model import FULL_NETMASK, IPV4, MarkRule, PortRange
+from ._iptables import merge_ports, split_ports
+from ._model import FULL_NETMASK, IPV4, MarkRule, PortRange, family_of
 
 EVERY_PORT: PortRange = (0, 65535)
 # Networks of both families are counted in 128 bits, IPv4 in the upper ones, so that their lengths mean the same.
@@ -84,24 +86,26 @@ def is_record(rule: MarkRule) -> bool:
     return not rule.protocol
 
 
-def arranged(rules: Iterable[MarkRule]) -> list[MarkRule]:
-    """The same marks for the same packets by entries that do not overlap, each with one range of ports, and sorted.
+def as_entries(rules: Iterable[MarkRule]) -> list[MarkRule]:
+    """Rules one range of ports at a time, in their order; of equal ones the last, which is the one that counts."""
+    found = (_entry(rule, box) for rule in rules if not is_record(rule) for box in _boxes(rule))
+    return list(dict.fromkeys(reversed(list(found))))[::-1]
 
-    Then the conditional rules, in their order. A mark that lost all its packets to later rules keeps a record: the
-    marks that are there tell whose a service is.
+
+def arranged(rules: Iterable[MarkRule]) -> list[MarkRule]:
+    """The same marks for the same packets by entries that do not overlap, sorted; then conditional ones in their order.
+
+    In this order the entries are rules that give these marks.
     """
-    given = list(rules)
     wide, exact = Boxes(), Boxes()
     found: list[MarkRule] = []
     conditional: list[MarkRule] = []
-    for rule in reversed(given):
+    for rule in reversed(list(rules)):
         if is_conditional(rule):
-            conditional[:0] = _narrowed(rule, (wide, exact))
+            conditional += reversed(_narrowed(rule, (wide, exact)))
         elif not is_record(rule):
             found += _entries(rule, wide, exact)
-    marks = {rule.mark for rule in (*found, *conditional)}
-    lost = {rule.mark: retired(rule.name, rule.mark, rule.family) for rule in given if rule.mark not in marks}
-    return [*sorted(found, key=entry_order), *conditional, *(lost[mark] for mark in sorted(lost))]
+    return [*sorted(found, key=entry_order), *reversed(conditional)]
 
 
 def _entries(rule: MarkRule, wide: Boxes, exact: Boxes) -> Iterator[MarkRule]:
@@ -120,15 +124,34 @@ def entry_order(rule: MarkRule) -> tuple[bool, str, str, tuple[PortRange, ...]]:
     return (is_exact(rule), rule.destination, rule.protocol, rule.ports)
 
 
+def with_neighbours(rules: Iterable[MarkRule]) -> list[MarkRule]:
+    """Entries in their order as rules: neighbours whose ports follow each other are one, of 15 slots at the most."""
+    runs: list[list[MarkRule]] = []
+    for rule in rules:
+        last = runs[-1][-1] if runs else None
+        if last and last.ports and last.ports < rule.ports and _with_any_ports(last) == _with_any_ports(rule):
+            runs[-1].append(rule)
+        else:
+            runs.append([rule])
+    return [
+        replace(run[0], ports=ports)
+        for run in runs
+        for ports in split_ports([ports for rule in run for ports in rule.ports])
+    ]
+
+
 def joined(rules: Sequence[MarkRule]) -> list[MarkRule]:
-    """Entries of any family, arranged, as rules that give the same marks if they are declared in this order.
+    """Entries of any family, in their order, as rules that give the same marks if they are declared in this order.
 
     What differs only in its ports is one rule, as far as the 15 slots of a chain's rules allow.
     """
     places = {name: place for place, name in enumerate(_declarable_order(rules))}
-    found = [rule for rule in rules if is_conditional(rule)]
+    conditional = [rule for rule in rules if is_conditional(rule)]
     plain = sorted((rule for rule in rules if not is_conditional(rule)), key=_but_for_ports)
-    for (alike, _every_port), group in groupby(plain, key=lambda rule: (replace(rule, ports=()), not rule.ports)):
+    found: list[MarkRule] = []
+    for (alike, _every_port), group in groupby(
+        [*conditional, *plain], key=lambda rule: (replace(rule, ports=()), not rule.ports)
+    ):
         ranges = merge_ports(ports for rule in group for ports in rule.ports)
         found += [replace(alike, ports=ports) for ports in split_ports(ranges)]
     return sorted(found, key=lambda rule: (places[rule.name], is_conditional(rule)))
@@ -138,7 +161,7 @@ def _declarable_order(rules: Sequence[MarkRule]) -> list[str]:
     """The names, each behind those whose packets its own rules take; those of conditional rules as they are."""
     boxes = Boxes()
     behind: dict[str, dict[str, None]] = {}
-    conditional = [rule.name for rule in rules if is_conditional(rule)]
+    conditional = [name for name, _rules in groupby(rule.name for rule in rules if is_conditional(rule))]
     for one, next_one in zip(conditional, conditional[1:]):
         behind.setdefault(next_one, {})[one] = None
     for rule in rules:
@@ -159,16 +182,19 @@ def _declarable_order(rules: Sequence[MarkRule]) -> list[str]:
     return list(found)
 
 
+def _with_any_ports(rule: MarkRule) -> tuple[MarkRule, bool]:
+    return (replace(rule, ports=()), not rule.ports)
+
+
 def _but_for_ports(rule: MarkRule) -> tuple[object, ...]:
     return (rule.name, rule.mark, rule.destination, rule.protocol, rule.ports)
 
 
 def _narrowed(rule: MarkRule, later: Iterable[Boxes]) -> list[MarkRule]:
     """A conditional rule without what later entries take from it, whatever the source or interface."""
-    pieces = sorted(piece for box in _boxes(rule) for piece in _rest(rule.protocol, box, later))
     return [
-        replace(_entry(rule, alike[0]), ports=_ports(alike))
-        for alike in (list(group) for _network, group in groupby(pieces, key=lambda piece: piece[:2]))
+        _entry(rule, piece)
+        for piece in sorted(piece for box in _boxes(rule) for piece in _rest(rule.protocol, box, later))
     ]
 
 
@@ -178,18 +204,12 @@ def _boxes(rule: MarkRule) -> list[Box]:
 
 
 def _entry(rule: MarkRule, box: Box) -> MarkRule:
-    return replace(rule, destination=_destination(rule.family, box.first, box.length), ports=_ports([box]))
-
-
-def _ports(boxes: Iterable[Box]) -> tuple[PortRange, ...]:
-    """Their ports, with neighbours as one range, as nft prints them."""
-    ports: list[PortRange] = []
-    for box in boxes:
-        if ports and box.low == ports[-1][1] + 1:
-            ports[-1] = (ports[-1][0], box.high)
-        else:
-            ports.append((box.low, box.high))
-    return () if ports == [EVERY_PORT] else tuple(ports)
+    ports = (box.low, box.high)
+    return replace(
+        rule,
+        destination=_destination(rule.family, box.first, box.length),
+        ports=() if ports == EVERY_PORT else (ports,),
+    )
 
 
 def _rest(protocol: str, box: Box, taken: Iterable[Boxes]) -> list[Box]:
@@ -223,6 +243,11 @@ def extent(destination: str) -> tuple[int, int]:
     network = ip_network(destination)
     shift = _IPV4_SHIFT if network.version == 4 else 0
     return int(network.network_address) << shift, network.prefixlen
+
+
+def canonical(network: str) -> str:
+    """A network as this Python prints it. Raises ValueError for what is no network."""
+    return _destination(family_of(network), *extent(network))
 
 
 @lru_cache(maxsize=None)

@@ -144,7 +144,9 @@ class Chain:
 
     jumps counts the unconditional jumps from its hook; references counts all other rules that lead into the chain
     (while there are any, the kernel does not let go of the chain). strays are looked for only where they are adopted.
-    Where the jumps are, and how many rules the hook has, is how the chain was found, and not part of what it is.
+    entries is what packets meet where that is not the rules themselves: with nftables these are what was declared.
+    Where the jumps are, how many rules the hook has, and which commands take out of the way what keeps our table from
+    being ours, is how the chain was found, and not part of what it is.
     """
 
     exists: bool = False
@@ -152,18 +154,20 @@ class Chain:
     jumps: int = 0
     references: int = 0
     strays: tuple[Stray, ...] = ()
+    entries: tuple[ChainRule, ...] = ()
     jump_places: tuple[int, ...] = field(default=(), compare=False)
     hook_length: int = field(default=0, compare=False)
+    in_the_way: tuple[str, ...] = field(default=(), compare=False)
 
-    def with_rules(self, rules: tuple[ChainRule, ...]) -> Chain:
+    def with_rules(self, rules: tuple[ChainRule, ...], entries: tuple[ChainRule, ...] = ()) -> Chain:
         """The chain as it should be with these rules: one jump if there are any, no remains if there are none.
 
         A jump that is not there yet takes the place that the last stray leaves: the order to the rules of others stays.
         """
         if rules:
             places = self.jump_places[-1:] or tuple(last.place - len(self.strays) + 1 for last in self.strays[-1:])
-            return replace(self, exists=True, rules=rules, jumps=1, jump_places=places)
-        return replace(self, exists=self.references > 0, rules=(), jumps=0)
+            return replace(self, exists=True, rules=rules, entries=entries, jumps=1, jump_places=places, in_the_way=())
+        return replace(self, exists=self.references > 0, rules=(), entries=(), jumps=0, in_the_way=())
 
 
 class ServiceId(NamedTuple):

@@ -7,17 +7,31 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Mapping, Sequence
 
 from ._errors import MISSHAPEN, not_understood
 from ._iptables import COMMENT, merge_ports, retired
-from ._markmap import EVERY_PORT, entry_order, extent, is_conditional, is_exact, is_record
+from ._markmap import EVERY_PORT, as_entries, canonical, entry_order, is_conditional, is_exact
 from ._model import EVERYWHERE, FULL_NETMASK, Chain, ChainRule, MarkRule, PortRange, family_of
-from ._nftables import ADDRESS_TYPE, MAPS, NFT_FAMILY, PRIORITY, STAGES, TABLE, table_words
+from ._nftables import (
+    ADDRESS_TYPE,
+    DECLARED,
+    MAPS,
+    MOVING,
+    NFT_FAMILY,
+    PRIORITY,
+    PROTOCOLS,
+    STAGES,
+    TABLE,
+    entry,
+    plain,
+    table_words,
+)
 
 # The kernel takes other names as well; there are no words for all of them.
 _INTERFACE = re.compile(r"[\w.:@-]*\+?", re.ASCII)
-_PROTOCOLS = ("tcp", "udp", "sctp")
 # An object of the listing, and all of one by kind and name.
 _Object = Mapping[str, Any]
 _Named = Mapping["tuple[str, str]", _Object]
@@ -26,8 +40,9 @@ _Named = Mapping["tuple[str, str]", _Object]
 def parse_listing(listed: str, family: str) -> Chain:
     """Our table in the output of nft -j list table; an empty text is no table.
 
-    The rules are our entries in the order of arranged(), then all else that is in our maps and our chain. The chain
-    counts as entered if the base chain is as we make it. References are all other things in the table.
+    The rules are those that were declared: what the chain declared says, or else our entries, which tell the same where
+    there is no such chain. Then all else that is in our maps and our chains. The chain counts as entered if the base
+    chain is as we make it. References are all other things in the table.
     Raises ParseError.
     """
     if not listed:
@@ -43,14 +58,45 @@ def _chain(objects: Sequence[tuple[str, _Object]], family: str) -> Chain:
     named = {(kind, found["name"]): found for kind, found in objects if "name" in found}
     rules = [found for kind, found in objects if kind == "rule"]
     stages = [rule for rule in rules if rule["chain"] == "prerouting" and rule.get("comment") in STAGES]
-    expected = _objects(family)
-    others = len(named.keys() - expected.keys()) + sum(1 for rule in rules if rule["chain"] != "conditional")
-    entered = [rule["expr"] for rule in stages] == _expressions(family) and all(
-        wanted.items() <= named.get(key, {}).items() for key, wanted in expected.items()
+    expected, moving = _objects(family), [key for key in (("chain", MOVING), ("map", MOVING)) if key in named]
+    misshapen = [key for key, wanted in expected.items() if key in named and not _fits(named[key], wanted)]
+    others = len(named.keys() - expected.keys() - {("chain", DECLARED), *moving})
+    others += sum(1 for rule in rules if rule["chain"] not in ("conditional", DECLARED, MOVING)) - len(stages)
+    entered = (
+        not misshapen
+        and not moving
+        and expected.keys() <= named.keys()
+        and _is_at_work(named)
+        and [rule["expr"] for rule in stages] == _expressions(family)
     )
-    own = _ordered(_content(named, rules, family))
-    places = (1,) if entered else ()
-    return Chain(True, own, int(entered and bool(own)), others - len(stages), jump_places=places)
+    in_the_way = [
+        *(f"delete rule {table_words(family)} prerouting handle {rule['handle']}" for rule in stages),
+        *(f"flush {kind} {table_words(family)} {name}" for kind, name in moving if kind == "chain"),
+        *(f"delete {kind} {table_words(family)} {name}" for kind, name in (*moving, *misshapen)),
+    ]
+    found = _content({key: value for key, value in named.items() if key not in misshapen}, rules, family)
+    entries, own = _entries(found), _declared(found)
+    return Chain(
+        True,
+        own,
+        int(entered and bool(own)),
+        others,
+        entries=entries,
+        jump_places=(1,) if entered else (),
+        in_the_way=() if entered else tuple(in_the_way),
+    )
+
+
+def _fits(found: _Object, wanted: _Object) -> bool:
+    return wanted.items() <= found.items()
+
+
+def _is_at_work(named: _Named) -> bool:
+    """Whether the table is not dormant, and the base chain has its policy.
+
+    We give the table no flag, and what nft 1.0.6 calls its flags in JSON is not their names.
+    """
+    return "flags" not in named["table", TABLE] and named["chain", "prerouting"].get("policy") == "accept"
 
 
 def _objects(family: str) -> dict[tuple[str, str], _Object]:
@@ -62,7 +108,7 @@ def _objects(family: str) -> dict[tuple[str, str], _Object]:
         ("map", "ranges"): {**marks, "flags": ["interval"]},
         ("set", "retired"): {"type": "mark"},
         ("chain", "conditional"): {},
-        ("chain", "prerouting"): {"type": "filter", "hook": "prerouting", "prio": PRIORITY, "policy": "accept"},
+        ("chain", "prerouting"): {"type": "filter", "hook": "prerouting", "prio": PRIORITY},
     }
 
 
@@ -84,13 +130,14 @@ def _expressions(family: str) -> list[Any]:
 
 
 def _content(named: _Named, rules: Sequence[_Object], family: str) -> list[ChainRule]:
-    """Everything that is in our maps and in our chain, in the order in which it was printed."""
+    """Everything that is in our maps and in our chains, in the order in which it was printed."""
     place = table_words(family)
     return [
         *(_element(found, f"{place} {name}", family) for name in MAPS for found in _in(named, "map", name)),
-        *(_rule(rule, f"{place} conditional", family) for rule in rules if rule["chain"] == "conditional"),
+        *(_rule(rule, f"{place} {name}", family) for name in ("conditional", DECLARED) for rule in rules
+          if rule["chain"] == name),
         *(_record(found, f"{place} retired", family) for found in _in(named, "set", "retired")),
-    ]
+    ]  # fmt: skip
 
 
 def _in(named: _Named, kind: str, name: str) -> Sequence[Any]:
@@ -98,15 +145,34 @@ def _in(named: _Named, kind: str, name: str) -> Sequence[Any]:
     return elements
 
 
-def _ordered(rules: Sequence[ChainRule]) -> tuple[ChainRule, ...]:
-    own = [(rule, rule.meaning) for rule in rules if isinstance(rule.meaning, MarkRule)]
-    entries = [(rule, meaning) for rule, meaning in own if not is_conditional(meaning) and not is_record(meaning)]
+def _entries(found: Sequence[ChainRule]) -> tuple[ChainRule, ...]:
+    """Ours that packets meet, in the order of arranged()."""
+    own = [(rule, rule.meaning) for rule in found if isinstance(rule.meaning, MarkRule) and not _is_aside(rule)]
+    elements = [(rule, meaning) for rule, meaning in own if not is_conditional(meaning)]
     return (
-        *(rule for rule, _meaning in sorted(entries, key=lambda pair: entry_order(pair[1]))),
+        *(rule for rule, _meaning in sorted(elements, key=lambda pair: entry_order(pair[1]))),
         *(rule for rule, meaning in own if is_conditional(meaning)),
-        *sorted((rule for rule, meaning in own if is_record(meaning)), key=lambda rule: rule.mark),
-        *(rule for rule in rules if isinstance(rule.meaning, str)),
     )
+
+
+def _declared(found: Sequence[ChainRule]) -> tuple[ChainRule, ...]:
+    """The rules as they were declared, and all that is neither of them nor an entry."""
+    own = [rule for rule in found if isinstance(rule.meaning, MarkRule) and _is_in(rule, DECLARED)]
+    if not own:
+        given = [plain(rule.meaning) for rule in _entries(found) if isinstance(rule.meaning, MarkRule)]
+        elements = sorted((rule for rule in given if not is_conditional(rule)), key=entry_order)
+        own = [*map(entry, as_entries([*elements, *filter(is_conditional, given)]))]
+    records = (rule for rule in found if isinstance(rule.meaning, MarkRule) and _is_in(rule, "retired"))
+    others = (rule for rule in found if isinstance(rule.meaning, str))
+    return (*own, *sorted(records, key=lambda rule: rule.mark), *others)
+
+
+def _is_aside(rule: ChainRule) -> bool:
+    return _is_in(rule, DECLARED) or _is_in(rule, "retired")
+
+
+def _is_in(rule: ChainRule, place: str) -> bool:
+    return rule.text.split(" ", 4)[3] == place
 
 
 def _element(found: Any, place: str, family: str) -> ChainRule:
@@ -120,7 +186,7 @@ def _element(found: Any, place: str, family: str) -> ChainRule:
 
 def _mark_rule(name: str, mark: int, parts: Sequence[Any], place: str, family: str) -> MarkRule | None:
     destination, protocol, ports = _network(parts[0], family), parts[1], _port_range(parts[2])
-    if not name or not destination or protocol not in _PROTOCOLS:
+    if not name or not destination or protocol not in PROTOCOLS:
         return None
     rule = MarkRule(name, mark, destination, protocol, () if ports == EVERY_PORT else (ports,))
     return rule if place.endswith(" exact") == is_exact(rule) else None
@@ -133,24 +199,33 @@ def _record(found: Any, place: str, family: str) -> ChainRule:
 
 
 def _rule(found: _Object, place: str, family: str) -> ChainRule:
-    """A rule of the chain conditional; nft deletes it by its handle."""
+    """A rule of a chain; nft deletes it by its handle. What is in it may be anything that nft knows."""
     name = _name(found.get("comment", ""))
-    fields = _fields(found["expr"])
-    mark = fields.get("mark", 0)
-    rule = _conditional(name, mark, fields, family) if name and isinstance(mark, int) and mark else None
-    return _entry(f"rule {place} handle {found['handle']}", name, mark if rule else 0, rule)
+    rule = None
+    if name:
+        with suppress(*MISSHAPEN):
+            rule = _mark_rule_of(name, _fields(found["expr"]), family)
+    if rule and place.endswith(f" {DECLARED}"):
+        rule = rule if len(rule.ports) < 2 else None
+    elif rule and not is_conditional(rule):
+        # It is here because somebody else's element has its place in the map.
+        rule = replace(rule, source=EVERYWHERE[family])
+    return _entry(f"rule {place} handle {found['handle']}", name, rule.mark if rule else 0, rule)
 
 
 def _entry(text: str, name: str, mark: int, rule: MarkRule | None) -> ChainRule:
     return ChainRule(text, rule or text, name, mark)
 
 
-def _conditional(name: str, mark: int, fields: Mapping[str, Any], family: str) -> MarkRule | None:
-    """The rule as a value; None if it has something that we do not write."""
+def _mark_rule_of(name: str, fields: Mapping[str, Any], family: str) -> MarkRule | None:
+    """The rule as a value; None if it has something that we do not write. Raises one of MISSHAPEN for other values."""
     known = {"mark", "iifname", "saddr", "daddr", "l4proto", "dport"}
+    mark, protocol = fields.get("mark"), fields.get("l4proto")
     source = _network(fields["saddr"], family) if "saddr" in fields else ""
     destination = _network(fields["daddr"], family) if "daddr" in fields else EVERYWHERE[family]
-    if not fields.keys() <= known or not destination or fields.get("l4proto") not in _PROTOCOLS:
+    if not fields.keys() <= known or not isinstance(mark, int) or not mark or protocol not in PROTOCOLS:
+        return None
+    if not destination or ("saddr" in fields and not source):
         return None
     given = fields.get("dport", {"set": []})
     ports = merge_ports(map(_port_range, given["set"] if isinstance(given, dict) and "set" in given else [given]))
@@ -159,30 +234,29 @@ def _conditional(name: str, mark: int, fields: Mapping[str, Any], family: str) -
     interface = f"{interface[:-1]}+" if interface.endswith("*") else interface
     if not _INTERFACE.fullmatch(interface):
         return None
-    rule = MarkRule(name, mark, destination, fields["l4proto"], ports, source, interface)
-    return rule if is_conditional(rule) else None
+    return MarkRule(name, mark, destination, protocol, ports, source, interface)
 
 
 def _fields(statements: Sequence[_Object]) -> dict[str, Any]:
-    """What a rule asks for and does, by field; what we do not write is under its own name."""
+    """What a rule asks for and does, by field; what we do not write, or write only once, is under a name of its own."""
     fields: dict[str, Any] = {}
     for statement in statements:
         ((kind, body),) = statement.items()
+        found = {kind: body}
         if kind == "mangle" and body["key"] == {"meta": {"key": "mark"}}:
-            fields["mark"] = body["value"]
+            found = {"mark": body["value"]}
         elif kind == "match" and body["op"] == "==" and "meta" in body["left"]:
-            fields[body["left"]["meta"]["key"]] = body["right"]
+            found = {body["left"]["meta"]["key"]: body["right"]}
         elif kind == "match" and body["op"] == "==" and "payload" in body["left"]:
-            fields.update(_payload(body["left"]["payload"], body["right"]))
-        else:
-            fields[kind] = body
+            found = _payload(body["left"]["payload"], body["right"])
+        fields.update({f"{key} again" if key in fields else key: value for key, value in found.items()})
     return fields
 
 
 def _payload(left: _Object, right: Any) -> dict[str, Any]:
     """A header field; with a port nft prints the protocol that we ask for separately."""
     protocol, name = left["protocol"], left["field"]
-    return {name: right, "l4proto": protocol} if protocol in _PROTOCOLS else {name: right}
+    return {name: right, "l4proto": protocol} if protocol in PROTOCOLS else {name: right}
 
 
 # -- values -------------------------------------------------------------------------------------------------------
@@ -213,11 +287,10 @@ def _network(value: Any, family: str) -> str:
 
 
 def _checked(network: str, family: str) -> str:
-    """Its extent is needed later in any case, and remembered."""
-    extent(network)
+    """As Python prints it, which is not how nft prints it: there the last half of ::1 and ::ffff:c000:20a is dotted."""
     if family_of(network) != family:
         raise ValueError(f"{network} is of the other family")
-    return network
+    return canonical(network)
 
 
 def _port_range(value: Any) -> PortRange:

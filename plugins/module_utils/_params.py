@@ -337,7 +337,9 @@ def marks(given: Any, path: str = "rules", absent: bool = False) -> Declaration:
                 options.value(key)
         options.done()
         names.append(label)
-    declared = _joined([Declaration(names=tuple(dict.fromkeys(names)), rules=tuple(dict.fromkeys(rules)))], problems)
+    # Of equal rules the last one counts: a rule between them overrides only the first.
+    last = tuple(dict.fromkeys(reversed(rules)))[::-1]
+    declared = _joined([Declaration(names=tuple(dict.fromkeys(names)), rules=last)], problems)
     return replace(declared, owner=IPTABLES_MARK)
 
 

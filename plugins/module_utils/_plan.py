@@ -18,7 +18,6 @@ from ._foreign import obstacle_in_chain
 from ._iptables import COMMAND, alike, chain_rule, edit_chain, parse_table, retired
 from ._markmap import is_record
 from ._model import (
-    IPTABLES,
     NFTABLES,
     Chain,
     ChainEdit,
@@ -50,7 +49,7 @@ def virtual_services_target(current: RouterState, declared: Declaration, purge: 
     """
     if purge == "all":
         only = {
-            key: chain.with_rules((*declared_rules(declared, key), *nftables.irrevocable(chain.rules)))
+            key: _holding(key, chain, (*declared_rules(declared, key), *nftables.irrevocable(chain.rules)))
             for key, chain in current.chains.items()
         }
         return RouterState(_without_strays(only), declared.pools)
@@ -98,7 +97,7 @@ def declared_rules(declared: Declaration, chain_id: ChainId) -> tuple[ChainRule,
     if chain_id.table == "nat":
         return tuple(chain_rule(rule) for rule in declared.snat_rules if rule.family == chain_id.family)
     own = [rule for rule in declared.rules if rule.family == chain_id.family and chain_id.tool == declared.marking]
-    return nftables.entries(own) if chain_id.tool == NFTABLES else tuple(map(chain_rule, own))
+    return nftables.declared_entries(own) if chain_id.tool == NFTABLES else tuple(map(chain_rule, own))
 
 
 def _ids(chains: Mapping[ChainId, Chain], chosen: OwnRule) -> set[ServiceId]:
@@ -123,20 +122,14 @@ def chains_with(current: RouterState, declared: Declaration, names: frozenset[st
     """The chains with the declared rules in place of those of the names; strays are where they were."""
     is_managed = managed(declared, names)
     return {
-        key: chain.with_rules(_content(key, chain.rules, declared_rules(declared, key), is_managed))
+        key: _holding(key, chain, _merged(chain.rules, declared_rules(declared, key), is_managed))
         for key, chain in current.chains.items()
     }
 
 
-def _content(
-    chain_id: ChainId, current: Sequence[ChainRule], wanted: tuple[ChainRule, ...], is_managed: OwnRule
-) -> tuple[ChainRule, ...]:
-    """The wanted rules and those that stay; in a map, which has no order, the wanted ones count."""
-    if chain_id.tool == IPTABLES:
-        return _merged(current, wanted, is_managed)
-    staying = [rule for rule in current if not is_managed(rule)]
-    rules = [rule.meaning for rule in (*staying, *wanted) if isinstance(rule.meaning, MarkRule)]
-    return (*nftables.entries(rules), *(rule for rule in staying if not isinstance(rule.meaning, MarkRule)))
+def _holding(chain_id: ChainId, chain: Chain, rules: tuple[ChainRule, ...]) -> Chain:
+    """The chain as it should be with these rules."""
+    return chain.with_rules(*nftables.content(rules)) if chain_id.tool == NFTABLES else chain.with_rules(rules)
 
 
 def _without_strays(chains: Mapping[ChainId, Chain]) -> dict[ChainId, Chain]:
@@ -219,25 +212,28 @@ def _retiring(current: RouterState, target: RouterState) -> dict[ChainId, Chain]
             for rule in current.chains[key].rules
             if rule.name and rule.mark not in marks_left and ServiceId(key.family, rule.mark) in gone
         }
-        chains[key] = wanted.with_rules((*wanted.rules, *owners.values())) if owners else wanted
+        chains[key] = _holding(key, wanted, (*wanted.rules, *owners.values())) if owners else wanted
     return chains
 
 
 def _edits_of_chains(current: Mapping[ChainId, Chain], target: Mapping[ChainId, Chain]) -> Iterable[ChainEdit]:
     """Chains that only cease to give marks come last: what moves from one chain to another is never in neither."""
     ceasing = {key: _giving(chain) <= _giving(current[key]) for key, chain in target.items()}
-    edits = (_edit(key, current[key], target[key]) for key in sorted(target, key=lambda key: ceasing[key]))
-    return [edit for edit in edits if edit is not None]
+    in_order = sorted(target, key=lambda key: ceasing[key])
+    return [edit for key in in_order for edit in _chain_edits(key, current[key], target[key])]
 
 
 def _giving(chain: Chain) -> set[ChainRule]:
     """The rules that packets may meet, without records of whose a mark was."""
-    return {rule for rule in chain.rules if not (isinstance(rule.meaning, MarkRule) and is_record(rule.meaning))}
+    met = chain.entries or chain.rules
+    return {rule for rule in met if not (isinstance(rule.meaning, MarkRule) and is_record(rule.meaning))}
 
 
-def _edit(chain_id: ChainId, before: Chain, after: Chain) -> ChainEdit | None:
-    edit = nftables.edit_table if chain_id.tool == NFTABLES else edit_chain
-    return edit(chain_id, before, after)
+def _chain_edits(chain_id: ChainId, before: Chain, after: Chain) -> Sequence[ChainEdit]:
+    if chain_id.tool == NFTABLES:
+        return nftables.edit_table(chain_id, before, after)
+    edit = edit_chain(chain_id, before, after)
+    return [edit] if edit else []
 
 
 def _additions(current: Mapping[ServiceId, Pool], target: Mapping[ServiceId, Pool]) -> Iterable[IpvsOperation]:

@@ -13,7 +13,7 @@ from typing import Any, Collection, Iterable, Iterator, Mapping, Sequence
 from . import _wire as wire
 from ._errors import ValidationError
 from ._iptables import port_items, render_rule
-from ._markmap import arranged, joined
+from ._markmap import arranged, joined, with_neighbours
 from ._model import (
     FAMILIES,
     FULL_MASK,
@@ -34,6 +34,7 @@ from ._model import (
     VirtualService,
     family_of,
 )
+from ._nftables import ledger
 from ._options import FWMARK_MAX
 from ._params import ipvs_services as parse_ipvs_services
 from ._params import marks, virtual_services
@@ -204,10 +205,17 @@ def _as_kept(rules: Sequence[MarkRule], marking: str) -> Sequence[MarkRule]:
 
 def own_rules(state: RouterState) -> list[MarkRule]:
     """The MARK rules of ours, without those that this collection would not write."""
-    found: dict[str, list[MarkRule]] = {IPTABLES: [], NFTABLES: []}
+    in_order: list[MarkRule] = []
+    placed: list[MarkRule] = []
     for key, chain in state.chains.items():
-        found[key.tool] += [rule.meaning for rule in chain.rules if isinstance(rule.meaning, MarkRule)]
-    return [*found[IPTABLES], *joined(found[NFTABLES])]
+        own = [rule.meaning for rule in chain.rules if isinstance(rule.meaning, MarkRule)]
+        if key.tool == IPTABLES:
+            in_order += own
+        elif ledger(chain):
+            in_order += with_neighbours(own)
+        else:
+            placed += own
+    return [*in_order, *joined(placed)]
 
 
 def service_rules(state: RouterState) -> list[MarkRule]:

@@ -9,6 +9,7 @@ It shares no code with the collection. tests/integration/marks/test_nftables.py 
 from __future__ import annotations
 
 import re
+import socket
 from copy import deepcopy
 from dataclasses import dataclass, field
 from ipaddress import ip_network
@@ -53,7 +54,7 @@ class Nft:
 
     def _carry_out(self, tables: dict[tuple[str, str], NftTable], line: str) -> None:
         found = re.fullmatch(
-            r"(add|delete) (table|map|set|chain|rule|element) (ip6?) ([\w-]+)(?: (\w+)(?: (.*))?)?", line
+            r"(add|insert|delete|flush) (table|map|set|chain|rule|element) (ip6?) ([\w-]+)(?: (\w+)(?: (.*))?)?", line
         )
         if not found:
             raise NftError("syntax error")
@@ -90,7 +91,33 @@ class Nft:
 
     def _add_chain(self, table: NftTable, name: str, rest: str, _family: str) -> None:
         table.chains.setdefault(name, [])
-        table.hooks[name] = rest
+        table.hooks[name] = rest or table.hooks.get(name, "")
+
+    @staticmethod
+    def _flush_chain(table: NftTable, chain: str, _rest: str, _family: str) -> None:
+        table.chains[chain].clear()
+
+    def _delete_chain(self, table: NftTable, chain: str, _rest: str, _family: str) -> None:
+        self._check_unused(table, chain)
+        if table.chains.pop(chain):
+            raise NftError("Could not process rule: Device or resource busy")
+
+    def _delete_map(self, table: NftTable, name: str, _rest: str, _family: str) -> None:
+        self._check_unused(table, f"@{name}")
+        del table.maps[name], table.types[name]
+
+    @staticmethod
+    def _check_unused(table: NftTable, word: str) -> None:
+        if any(word in text.split() for rules in table.chains.values() for _handle, _comment, text in rules):
+            raise NftError("Could not process rule: Device or resource busy")
+
+    def _insert_rule(self, table: NftTable, chain: str, rest: str, family: str) -> None:
+        _handle, number, rest = rest.split(" ", 2)
+        places = [handle for handle, _comment, _text in table.chains.get(chain, [])]
+        if int(number) not in places:
+            raise NftError("Could not process rule: No such file or directory")
+        self._add_rule(table, chain, rest, family)
+        table.chains[chain].insert(places.index(int(number)), table.chains[chain].pop())
 
     def _add_rule(self, table: NftTable, chain: str, rest: str, _family: str) -> None:
         if chain not in table.chains:
@@ -116,6 +143,8 @@ class Nft:
         if (mark is None) != (name == "retired"):
             raise NftError("syntax error")
         self._check_key(table.types[name], key, family)
+        if "interval" in table.types[name] and any(other != key and _overlap(other, key) for other in elements):
+            raise NftError("Could not process rule: File exists")
         value = (comment or "", int(mark or key, 16))
         if elements.setdefault(key, value)[1] != value[1]:
             raise NftError("Could not process rule: File exists")
@@ -200,10 +229,21 @@ def _concatenation(key: str) -> dict[str, Any]:
     return {"concat": [_network(address), protocol, _ports(ports)]}
 
 
+def _overlap(one: str, other: str) -> bool:
+    (network, protocol, ports), (network_, protocol_, ports_) = (key.split(" . ") for key in (one, other))
+    (low, high), (low_, high_) = ([int(port) for port in (*text.split("-"), text)[:2]] for text in (ports, ports_))
+    return (
+        protocol == protocol_ and ip_network(network).overlaps(ip_network(network_)) and low <= high_ and low_ <= high
+    )
+
+
 def _network(text: str) -> Any:
-    address, slash, length = text.partition("/")
-    single = not slash or int(length) == ip_network(text).max_prefixlen
-    return address if single else {"prefix": {"addr": address, "len": int(length)}}
+    """An address as the C library prints it: IPv4-mapped and IPv4-compatible ones have dots."""
+    network = ip_network(text)
+    family = socket.AF_INET if network.version == 4 else socket.AF_INET6
+    address = socket.inet_ntop(family, network.network_address.packed)
+    single = network.num_addresses == 1
+    return address if single else {"prefix": {"addr": address, "len": network.prefixlen}}
 
 
 def _ports(text: str) -> Any:
@@ -232,7 +272,7 @@ def _expression(text: str, family: str) -> list[dict[str, Any]]:
         elif first == family:
             found.append(_match(_payload(family, words.pop(0)), _network(words.pop(0))))
         elif first == "th":
-            found.append(_match(_payload(protocol, words.pop(0)), _set(words.pop(0))))
+            found.append(_match(_payload(protocol, words.pop(0)), _ports(words.pop(0))))
         elif words[0] == "l4proto":
             protocol = words[1]
             words = words[2:]
@@ -243,12 +283,6 @@ def _expression(text: str, family: str) -> list[dict[str, Any]]:
             found.append(_mark(int(words[2], 16)))
             words = words[3:]
     return found
-
-
-def _set(text: str) -> Any:
-    """Single ports as they are; of ranges those that are neighbours become one, and a single member needs no set."""
-    ports = [_ports(word) for word in text.strip("{ }").split(", ")]
-    return ports[0] if len(ports) == 1 else {"set": ports}
 
 
 def _match(left: dict[str, Any], right: Any) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def _table(key: ChainId, content: Chain) -> list[str]:
     if not content.exists:
         return []
     other = [f"add set {table_words(key.family)} other {{ type mark; }}"] * content.references
-    return [*table_lines(key.family, content.rules), *other]
+    return [*table_lines(key.family, content), *other]
 
 
 def read(kernel: FakeKernel) -> RouterState:

@@ -11,6 +11,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from ansible_collections.lvs.fleet.plugins.module_utils import _nftables as nftables
 from ansible_collections.lvs.fleet.plugins.module_utils._iptables import (
     chain_rule,
     mark_chains,
@@ -220,7 +221,8 @@ def tables(draw: Any, family: str, own: tuple[ChainRule, ...]) -> Chain:
     rules = (*own, *(ChainRule(text, text, "", 9) for text in others))
     if not rules and not references:
         return Chain()
-    return Chain(True, rules, int(bool(rules)), references, jump_places=(1,))
+    listed, entries = nftables.content(rules)
+    return Chain(True, listed, int(bool(rules)), references, entries=entries, jump_places=(1,))
 
 
 ELEMENTS = {

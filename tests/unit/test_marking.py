@@ -54,7 +54,7 @@ MAKE = [
 ENTRIES = [
     'element ip lvs-mark exact { 192.0.2.10 . tcp . 80 comment "lvs:web" : 0x50 }',
     'element ip lvs-mark exact { 192.0.2.10 . tcp . 443 comment "lvs:web" : 0x50 }',
-    'rule ip lvs-mark conditional iifname "eth*" ip daddr 192.0.2.10/32 meta l4proto tcp th dport { 8000-8010 } '
+    'rule ip lvs-mark conditional iifname "eth*" ip daddr 192.0.2.10/32 meta l4proto tcp th dport 8000-8010 '
     'meta mark set 0x50 comment "lvs:web"',
 ]
 
@@ -80,16 +80,18 @@ def test_what_goes_is_on_record_until_its_service_is_gone() -> None:
 
 
 @pytest.mark.parametrize("gone, anew", [(99, False), (100, True)])
-def test_a_table_that_loses_many_ranges_is_made_anew(gone: int, anew: bool) -> None:
-    """The kernel would look through all ranges for each of them."""
+def test_a_map_that_loses_many_ranges_is_made_anew(gone: int, anew: bool) -> None:
+    """The kernel would look through all ranges for each of them. What stays is in another map meanwhile."""
     kernel = FakeKernel()
     ports = [f"{10 * number}:{10 * number + 5}" for number in range(1, gone + 2)]
     many = {"name": "many", "fwmark": 9, "traffic": [{"destination": ["192.0.2.9"], "protocol": "udp", "ports": ports}]}
     run_module(lvs_service, kernel, services=[many], marking="nftables")
     few = {**many, "traffic": [{**many["traffic"][0], "ports": ports[:1]}]}
     operations = quartet(lvs_service, kernel, services=[few], marking="nftables")["operations"]
-    assert ("nft delete table ip lvs-mark" in operations) == anew
+    assert ("nft delete map ip lvs-mark ranges" in operations) == anew
     assert len([line for line in operations if line.startswith("nft delete element")]) == (0 if anew else gone)
+    stays = '{ 192.0.2.9 . udp . 10-15 comment "lvs:many" : 0x9 }'
+    assert (f"nft add element ip lvs-mark moving {stays}" in operations) == anew
 
 
 def test_the_rules_of_ftp_stay_with_iptables() -> None:
@@ -175,3 +177,162 @@ def test_a_listing_that_is_none(text: str) -> None:
 
 def test_no_listing_is_no_table() -> None:
     assert parse_listing("", "ipv4") == Chain()
+
+
+# -- services that see the same packets ---------------------------------------------------------------------------
+
+
+def seeing(name: str, mark: int, destination: str, **traffic: Any) -> dict[str, Any]:
+    return {"name": name, "fwmark": mark, "traffic": [{"destination": destination, "protocol": "tcp", **traffic}]}
+
+
+NET = seeing("net", 1, "192.0.2.0/24")
+PAIRS = {
+    "a network in another": (NET, seeing("part", 2, "192.0.2.0/28")),
+    "a range of ports": (NET, seeing("part", 2, "192.0.2.0/24", ports=["80:90"])),
+    "the same key": (seeing("net", 1, "192.0.2.1", ports=[80]), seeing("part", 2, "192.0.2.1", ports=[80])),
+    "all that the other has": (seeing("net", 1, "192.0.2.1", ports=[80]), seeing("part", 2, "192.0.2.0/24")),
+    "a conditional one below": (seeing("net", 1, "192.0.2.0/24", in_interface="eth0"), seeing("part", 2, "192.0.2.1")),
+    "an IPv6 address that nft prints with dots": (seeing("net", 1, "::/0"), seeing("part", 2, "::1")),
+}
+
+
+def tables(kernel: FakeKernel) -> Any:
+    """Our tables without what tells when something was made."""
+    return {
+        key: (table.maps, {name: [rule[1:] for rule in rules] for name, rules in table.chains.items()})
+        for key, table in kernel.nft.tables.items()
+    }
+
+
+@pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
+def test_what_a_service_took_from_another_is_given_back(pair: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    """Whoever takes it away, or moves it, knows nothing of the other one but what is in the kernel."""
+    below, above = pair
+    kernel = FakeKernel()
+    quartet(lvs_service, kernel, services=[below], marking="nftables")
+    alone = tables(kernel)
+    quartet(lvs_service, kernel, services=[above], marking="nftables", purge="none")
+    assert tables(kernel) != alone
+    quartet(lvs_service, kernel, services=[{"name": "part", "fwmark": 2}], state="absent", marking="nftables")
+    assert tables(kernel) == alone
+    quartet(lvs_service, kernel, services=[above], marking="nftables", purge="none")
+    moved = {**above, "traffic": [{"destination": "203.0.113.9", "protocol": "udp"}]}
+    quartet(lvs_service, kernel, services=[moved], marking="nftables", purge="none")
+    quartet(lvs_service, kernel, services=[{"name": "part", "fwmark": 2}], state="absent", marking="nftables")
+    assert tables(kernel)[next(iter(alone))] == next(iter(alone.values()))
+
+
+@given(declared_services(), declared_services())
+def test_two_callers_come_to_rest(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> None:
+    """Each with services of its own, which may see the packets of the other's."""
+    second = [{**one, "name": f"{one['name'][:60]}-2", "fwmark": 1000 + n} for n, one in enumerate(second)]
+    kernel = FakeKernel()
+    for services in (first, second):
+        run_module(lvs_service, kernel, services=services, marking="nftables", purge="none")
+    there = kernel.snapshot()
+    for services in (first, second, first):
+        assert run_module(lvs_service, kernel, services=services, marking="nftables", purge="none")["operations"] == []
+    assert kernel.snapshot() == there
+
+
+@pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
+def test_info_tells_all_that_was_declared(pair: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    """Not what is left of it: a service that lost all its packets to others is told, too."""
+    kernel = FakeKernel()
+    run_module(lvs_service, kernel, services=list(pair), marking="nftables")
+    told = run_module(lvs_info, kernel)["services"]
+    assert [one["traffic"][0]["destination"] for one in told] == [[one["traffic"][0]["destination"]] for one in pair]
+
+
+# -- what is in the way -------------------------------------------------------------------------------------------
+
+
+def test_a_table_of_the_version_before() -> None:
+    """Its rules had sets of ports, and nothing said what was declared: what is there counts until the owner comes."""
+    kernel = FakeKernel()
+    services = [NET, seeing("part", 2, "192.0.2.0/25"), seeing("near", 3, "192.0.2.9", ports=[53], in_interface="eth0")]
+    run_module(lvs_service, kernel, services=services, marking="nftables")
+    wanted = tables(kernel)
+    kernel.nft.run("flush chain ip lvs-mark declared\ndelete chain ip lvs-mark declared")
+    other = seeing("other", 4, "203.0.113.1")
+    quartet(lvs_service, kernel, services=[other], marking="nftables", purge="none")
+    assert "declared" not in tables(kernel)["ip", "lvs-mark"][1]
+    quartet(lvs_service, kernel, services=[{"name": "other", "fwmark": 4}], state="absent", marking="nftables")
+    done = quartet(lvs_service, kernel, services=services, marking="nftables")
+    assert all(" declared" in line for line in done["operations"])
+    assert tables(kernel) == wanted
+
+
+@pytest.mark.parametrize("element", ["exact { 192.0.2.1 . tcp . 80", "ranges { 192.0.2.0/29 . tcp . 85-99"])
+def test_an_element_of_somebody_else_in_a_place_of_ours(element: str) -> None:
+    """Ours becomes a rule, which overrides it as it would in a chain; once it is gone ours takes the place."""
+    kernel = FakeKernel()
+    services = [seeing("web", 1, "192.0.2.1", ports=[80]), seeing("more", 2, "192.0.2.1", ports=["81:90"])]
+    run_module(lvs_service, kernel, services=services, marking="nftables")
+    alone = tables(kernel)
+    quartet(lvs_service, kernel, services=[], marking="nftables", purge="owned")
+    kernel.nft.run(
+        "\n".join([line.removeprefix("nft ") for line in MAKE] + [f"add element ip lvs-mark {element} : 0x9 }}"])
+    )
+    quartet(lvs_service, kernel, services=services, marking="nftables")
+    (rule,) = kernel.nft.tables["ip", "lvs-mark"].chains["conditional"]
+    assert rule[1] == ("lvs:web" if "exact" in element else "lvs:more")
+    assert len(run_module(lvs_info, kernel)["services"]) == 2
+    kernel.nft.run(f"delete element ip lvs-mark {element} }}")
+    quartet(lvs_service, kernel, services=services, marking="nftables")
+    assert tables(kernel) == alone
+
+
+# -- the order of changes -----------------------------------------------------------------------------------------
+
+
+def edits(kernel: FakeKernel, *services: dict[str, Any]) -> list[list[str]]:
+    """The transactions of a run, without the table's name."""
+    written: list[list[str]] = []
+    run = kernel.nft.run
+
+    def note(text: str) -> None:
+        written.append(text.replace(" ip lvs-mark", "").splitlines())
+        run(text)
+
+    kernel.nft.run = note  # type: ignore[method-assign]
+    quartet(lvs_service, kernel, services=list(services), marking="nftables")
+    kernel.nft.run = run  # type: ignore[method-assign]
+    return written
+
+
+def test_what_moves_between_the_maps_is_added_before_it_is_removed() -> None:
+    """A set of intervals shows its content later than a hash does that it changed."""
+    kernel = FakeKernel()
+    exact, wide = seeing("web", 1, "192.0.2.1", ports=[80]), seeing("web", 1, "192.0.2.1", ports=["80:81"])
+    edits(kernel, exact)
+    assert edits(kernel, wide) == [
+        ['add element ranges { 192.0.2.1 . tcp . 80-81 comment "lvs:web" : 0x1 }'],
+        ["delete element exact { 192.0.2.1 . tcp . 80 }"],
+    ]
+    assert len(edits(kernel, exact)) == 1
+
+
+def test_what_changes_in_ranges_is_in_another_map_meanwhile() -> None:
+    kernel = FakeKernel()
+    edits(kernel, seeing("web", 1, "192.0.2.1", ports=["80:81"]))
+    first, second, third = edits(kernel, seeing("web", 1, "192.0.2.1", ports=["80:82"]))
+    element = '{ 192.0.2.1 . tcp . 80-82 comment "lvs:web" : 0x1 }'
+    assert first[-1] == f"add element moving {element}"
+    assert second == ["delete element ranges { 192.0.2.1 . tcp . 80-81 }", f"add element ranges {element}"]
+    assert third == ["flush chain moving", "delete chain moving", "delete map moving"]
+
+
+def test_what_a_killed_run_left_is_cleared_away() -> None:
+    kernel = FakeKernel()
+    edits(kernel, WEB)
+    there = tables(kernel)
+    kernel.nft.run(
+        "add map ip lvs-mark moving { type ipv4_addr . inet_proto . inet_service : mark; flags interval; }\n"
+        "add chain ip lvs-mark moving { type filter hook prerouting priority -149; policy accept; }\n"
+        "add rule ip lvs-mark moving meta mark set ip daddr . meta l4proto . th dport map @moving"
+    )
+    assert "jump" in [problem["kind"] for problem in run_module(lvs_info, kernel)["problems"]]
+    assert edits(kernel, WEB)
+    assert tables(kernel) == there

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.lvs.fleet.plugins.module_utils import _markmap as markmap
-from ansible_collections.lvs.fleet.plugins.module_utils._iptables import retired
 from ansible_collections.lvs.fleet.plugins.module_utils._model import MarkRule
 
 NETWORKS = {
@@ -93,19 +92,20 @@ def test_what_is_arranged_stays_as_it_is(given_: tuple[str, list[MarkRule]]) -> 
 
 
 @given(rules())
-def test_every_mark_is_kept(given_: tuple[str, list[MarkRule]]) -> None:
-    """A service whose packets all go elsewhere is still ours: it has a record."""
-    assert {rule.mark for rule in markmap.arranged(given_[1])} == {rule.mark for rule in given_[1]}
+def test_rules_in_pieces_give_the_same_marks(given_: tuple[str, list[MarkRule]]) -> None:
+    """One range of ports each; what was declared twice is there once, in its last place."""
+    family, chain = given_
+    pieces = markmap.as_entries([*chain, *chain[:1]])
+    assert len(set(pieces)) == len(pieces) and all(len(rule.ports) <= 1 for rule in pieces)
+    for packet in product(ADDRESSES[family], ("tcp", "udp"), TRIED_PORTS, (False, True)):
+        assert in_chain(pieces, *packet) == in_chain([*chain, *chain[:1]], *packet), packet
 
 
 @given(rules())
 def test_what_is_joined_can_be_declared_again(given_: tuple[str, list[MarkRule]]) -> None:
     """For lvs_info: in the order of its list the services make the same entries."""
     entries = markmap.arranged(sorted(given_[1], key=lambda rule: rule.name))
-    again = [rule for rule in markmap.joined(entries) if not markmap.is_record(rule)]
-    assert [rule for rule in markmap.arranged(again) if not markmap.is_record(rule)] == [
-        rule for rule in entries if not markmap.is_record(rule)
-    ]
+    assert markmap.arranged(markmap.joined(entries)) == entries
 
 
 def test_only_what_lies_across_is_cut() -> None:
@@ -113,12 +113,12 @@ def test_only_what_lies_across_is_cut() -> None:
     wide = MarkRule("all", 1, "192.0.2.10/32", "tcp")
     exact = MarkRule("web", 2, "192.0.2.10/32", "tcp", ((80, 80),))
     assert markmap.arranged([wide, exact]) == [wide, exact]
-    assert markmap.arranged([exact, wide]) == [wide, retired("web", 2, "ipv4")]
+    assert markmap.arranged([exact, wide]) == [wide]
 
 
 def test_of_two_exact_entries_the_later_one_counts() -> None:
     first, second = (MarkRule(name, mark, "192.0.2.10/32", "tcp", ((80, 80),)) for name, mark in (("a", 1), ("b", 2)))
-    assert markmap.arranged([first, second]) == [second, retired("a", 1, "ipv4")]
+    assert markmap.arranged([first, second]) == [second]
     network = MarkRule("net", 3, "192.0.2.10/31", "tcp", ((80, 80),))
     rest = MarkRule("net", 3, "192.0.2.11/32", "tcp", ((80, 80),))
     cut = [MarkRule("c", 4, "192.0.2.10/32", "tcp", ((80, 81),)), second]

@@ -253,6 +253,16 @@ BROKEN = {
     "a rule of ours more": 'add rule ip lvs-mark conditional ip saddr 192.0.2.1 meta mark set 5 comment "lvs:near"',
     "a rule of ours first": 'insert rule ip lvs-mark conditional ip ttl 3 meta mark set 5 comment "lvs:near"',
     "no conditional rules": "flush chain ip lvs-mark conditional",
+    "nothing that was declared": "flush chain ip lvs-mark declared",
+    "a dormant table": "add table ip lvs-mark { flags dormant; }",
+    "another priority": "flush chain ip lvs-mark prerouting\ndelete chain ip lvs-mark prerouting\n"
+    "add chain ip lvs-mark prerouting { type filter hook prerouting priority -100; }",
+    "a source as a range": "add rule ip lvs-mark conditional ip saddr 10.0.0.1-10.0.0.9 meta l4proto tcp "
+    'meta mark set 5 comment "lvs:near"',
+    "interfaces as a set": "add rule ip lvs-mark conditional iifname { eth0, eth1 } meta l4proto tcp "
+    'meta mark set 5 comment "lvs:near"',
+    "a source twice": "add rule ip lvs-mark conditional ip saddr 10.0.0.0/8 ip saddr 192.0.2.11 meta l4proto udp "
+    'meta mark set 6 comment "lvs:from"',
 }  # fmt: skip
 
 
@@ -269,7 +279,12 @@ def test_what_somebody_changed_is_repaired(router: Router, what: str) -> None:
 def test_a_broken_table_is_not_made_anew_over_something_of_others(router: Router) -> None:
     mark(router, SERVICES, NFTABLES)
     router.tool(
-        "nft", "-f", "-", stdin="flush chain ip lvs-mark prerouting\nadd set ip lvs-mark other { type mark; }\n"
+        "nft",
+        "-f",
+        "-",
+        stdin="flush chain ip lvs-mark prerouting\ndelete chain ip lvs-mark prerouting\n"
+        "add chain ip lvs-mark prerouting { type filter hook prerouting priority -100; }\n"
+        "add set ip lvs-mark other { type mark; }\n",
     )
     there = own_tables(router)
     with pytest.raises(LvsError, match=r"table ip lvs-mark is not as lvs\.fleet makes it, and holds something"):
