@@ -280,8 +280,8 @@ def _transactions(family: str, before: Chain, after: Chain) -> list[list[str]]:
     """At most three, so that no packet is without its mark between what goes and what comes.
 
     At the end of a transaction rules and hashes change at once, and a moment later sets of intervals: what comes into
-    ranges has to be there before what goes from elsewhere. While ranges themselves change, what comes is looked up in
-    a map of its own, for the packets that ranges knows nothing of: kernels before 6.17 do not find what is replaced.
+    ranges has to be there before what goes from elsewhere, and what overrides it no later than it. While ranges
+    themselves change, what comes is looked up in a map of its own, for packets that ranges has nothing for.
     """
     if not before.exists:
         return [table_lines(family, after)] if after.exists else []
@@ -295,22 +295,22 @@ def _transactions(family: str, before: Chain, after: Chain) -> list[list[str]]:
     added, deleted = _rule_edits(family, "conditional", _conditional(before), _conditional(after))
     taking_places = {_head(rule) for rule in come}
     leaving = [rule for rule in gone if shown_late and not _is_range(rule) and _head(rule) not in taking_places]
-    if new_map:
-        gone = [rule for rule in gone if not _is_range(rule)]
-        come = [*shown_late, *(rule for rule in come if not _is_range(rule))]
-    change = [
-        *(_new_map(family) if new_map else []),
-        *(f"delete {_head(rule)} }}" for rule in gone if rule not in leaving),
+    at_once = [
+        *(f"delete {_head(rule)} }}" for rule in gone if not _is_range(rule) and rule not in leaving),
         *([] if shown_late else deleted),
-        *_added(come),
+        *_added(rule for rule in come if not _is_range(rule)),
         *added,
+    ]
+    change = [
+        *(_new_map(family) if new_map else [f"delete {_head(rule)} }}" for rule in gone if _is_range(rule)]),
+        *_added(shown_late),
         *_ledger_lines(family, before, after),
     ]
     last = [*(f"delete {_head(rule)} }}" for rule in leaving), *(deleted if shown_late else [])]
-    repair = _repair(family, before, after)
+    first = [*_repair(family, before, after), *at_once]
     if not covered:
-        return [[*repair, *change], last]
-    return [[*repair, *_moving(family, covered)], change, [*_moved(family), *last]]
+        return [[*first, *change], last]
+    return [[*first, *_moving(family, covered)], change, [*_moved(family), *last]]
 
 
 def _elements(chain: Chain) -> dict[ChainRule, None]:
