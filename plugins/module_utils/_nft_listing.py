@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Mapping, Sequence
 
@@ -201,16 +200,20 @@ def _record(found: Any, place: str, family: str) -> ChainRule:
 def _rule(found: _Object, place: str, family: str) -> ChainRule:
     """A rule of a chain; nft deletes it by its handle. What is in it may be anything that nft knows."""
     name = _name(found.get("comment", ""))
-    rule = None
-    if name:
-        with suppress(*MISSHAPEN):
-            rule = _mark_rule_of(name, _fields(found["expr"]), family)
+    rule = _understood(name, found, family) if name else None
     if rule and place.endswith(f" {DECLARED}"):
         rule = rule if len(rule.ports) < 2 else None
     elif rule and not is_conditional(rule):
         # It is here because somebody else's element has its place in the map.
         rule = replace(rule, source=EVERYWHERE[family])
     return _entry(f"rule {place} handle {found['handle']}", name, rule.mark if rule else 0, rule)
+
+
+def _understood(name: str, found: _Object, family: str) -> MarkRule | None:
+    try:
+        return _mark_rule_of(name, _fields(found["expr"]), family)
+    except MISSHAPEN:
+        return None
 
 
 def _entry(text: str, name: str, mark: int, rule: MarkRule | None) -> ChainRule:

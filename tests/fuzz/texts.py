@@ -33,7 +33,7 @@ _RULE_OPTIONS = {
 }
 _NFT = re.compile(
     r"(add|delete) (table|map|set|chain|rule|element) ip6? lvs-mark"
-    r"( (exact|ranges|retired|conditional|prerouting)( [\w .:/{},;@*-]*)?)?", re.ASCII
+    r"( (exact|ranges|retired|conditional|prerouting|declared)( [\w .:/{},;@*-]*)?)?", re.ASCII
 )  # fmt: skip
 _NFT_QUOTED = re.compile(
     rf' (comment "lvs(:{_NAME}| exact| ranges| conditional)"|iifname "[\w.:@*-]{{1,15}}")', re.ASCII

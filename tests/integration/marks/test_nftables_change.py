@@ -83,7 +83,7 @@ def test_both_ways_of_marking_agree_at_rest_and_under_change(router: Router, flo
     before: Services = []
     packets = 0
     with flow.running(PLACES):
-        for _declaration in range(12):
+        for _declaration in range(5):
             services = any_services(choice)
             flow.marks()
             mark(router, services, NFTABLES)
@@ -134,7 +134,7 @@ def test_no_change_loses_a_mark(router: Router, flow: Flow, what: str) -> None:
     places = [(WATCHED, 80)]
     mark(router, CHANGES[what][-1], NFTABLES)
     with flow.running(places):
-        for _turn in range(6):
+        for _turn in range(3):
             for services in CHANGES[what]:
                 mark(router, services, NFTABLES)
     (found,) = flow.marks().values()
@@ -156,7 +156,7 @@ def test_restoring_loses_no_mark(router: Router, flow: Flow, tmp_path: Path, cha
     there = router.tool("nft", "-a", "list", "table", "ip", "lvs-mark")
     restore: Callable[[], Any] = lambda: router.attempt("sh", str(script))  # noqa: E731
     with flow.running([(WATCHED, 80)]):
-        for _turn in range(4):
+        for _turn in range(2):
             if changed:
                 mark(router, [services[0], many(200, 6)], NFTABLES)
             restore()
