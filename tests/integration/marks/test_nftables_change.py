@@ -122,8 +122,8 @@ CHANGES: dict[str, tuple[Services, ...]] = {
     "from a port to a range and back": ([web(80)], [web("80:81")], [web(80), many(200, 5)], [web("80:81")]),
     "a range grows, is split, and is one again": ([web("80:81")], [web("80:90")], [web("79:80", "82:90")]),
     "a conditional rule is added again": (
-        [service("all", 7, {"destination": ["192.0.2.0/24"], "protocol": "udp"}), NEAR],
-        [service("all", 7, {"destination": ["192.0.2.0/24"], "protocol": "udp"}), web(53, "80:84", in_interface="lo")],
+        [service("all", 6, {"destination": ["192.0.2.0/24"], "protocol": "udp"}), NEAR],
+        [service("all", 6, {"destination": ["192.0.2.0/24"], "protocol": "udp"}), web(53, "80:84", in_interface="lo")],
     ),
     "from a rule to a map and back": ([web("80:81", in_interface="lo")], [web("80:81")]),
 }  # fmt: skip
