@@ -394,7 +394,7 @@ def not_local(kernel: FakeKernel) -> None:
         (lost_service, {"kind": "mark_without_service", "name": "web", "fwmark": 80, "family": "ipv4",
                         "message": "web: mark 80 has no IPVS service in ipv4"}),
         (lost_rules, {"kind": "service_without_mark", "fwmark": 80, "family": "ipv4",
-                      "message": "no rule in ipv4 gives the mark 80 of this IPVS service"}),
+                      "message": "no rule gives the mark 80 of the ipv4 IPVS service"}),
         (odd_port, {"kind": "not_declarable", "name": "web", "fwmark": 80,
                     "message": "web: its rules and IPVS services are not what one declared service makes"}),
         (not_local, {"kind": "vip_not_local", "address": "192.0.2.10", "fwmark": 80,
