@@ -35,7 +35,7 @@ demo: $(ready) ## the product at work on a fleet of virtual routers
 
 .PHONY: test
 test: $(ready) ## all of the following up to molecule, the last one beside the others
-	$(step) test tests/tools/lanes 'lint build sanity unit integration' molecule
+	$(step) test tests/tools/lanes 'lint build sanity unit integration fresh' molecule
 
 .PHONY: lint
 lint: $(ready) ## style, types, shell, licence headers, sandboxes, documentation, changelog, execution environment
@@ -50,7 +50,7 @@ lint: $(ready) ## style, types, shell, licence headers, sandboxes, documentation
 	$(step) 'lint: documentation' antsibull-docs lint-collection-docs \
 		--plugin-docs --validate-collection-refs=all --check-extra-docs-refs --skip-rstcheck .
 	$(step) 'lint: execution environment' tests/tools/ee
-	$(step) 'lint: ansible-lint' ansible-lint --nocolor
+	$(step) 'lint: ansible-lint' ansible-lint --nocolor $(LINT)
 
 .PHONY: build
 build: $(ready) .build/importer ## the collection as .build/dist/*.tar.gz, installed, tried, and shown to Galaxy's importer
@@ -58,21 +58,27 @@ build: $(ready) .build/importer ## the collection as .build/dist/*.tar.gz, insta
 
 .PHONY: sanity
 sanity: $(ready) ## ansible-test sanity, on every Python from 3.8 on that is here
-	$(step) sanity tests/tools/ansible-test sanity --skip-test changelog
+	$(step) sanity tests/tools/ansible-test sanity --skip-test changelog $(SANITY)
 
 .PHONY: unit
 unit: $(ready) ## the pure core and the modules on a fake kernel
-	$(step) unit pytest -q --cov=plugins --cov-report=term tests/unit
+	$(step) unit pytest -q --cov=plugins --cov-report=term $(or $(UNIT),tests/unit)
 
 .PHONY: integration
 integration: $(ready) ## the modules on a real kernel with IPVS
-	@tests/tools/need iptables nftables >/dev/null
-	$(step) 'integration: IPVS' tests/lab/lab bench -- python -m pytest -q tests/integration/bench
-	$(step) 'integration: marks, on the own kernel' $(as_root) python -m pytest -q tests/integration/marks
+	@tests/tools/need iptables nftables iproute2 kmod >/dev/null
+	$(step) 'integration: IPVS' tests/lab/lab bench -- python -m pytest -q $(or $(IPVS),tests/integration/bench)
+	$(step) 'integration: marks, on the own kernel' $(as_root) python -m pytest -q $(or $(MARKS),tests/integration/marks)
+
+.PHONY: fresh
+fresh: ## the others with little of their work on a Debian that has nothing; some of integration on Debian 13
+	$(step) 'fresh: Debian 12' tests/lab/lab root --release bookworm -- tests/tools/fresh
+	$(step) 'fresh: Debian 13' tests/lab/lab root --release trixie -- make integration \
+		IPVS=tests/integration/bench/test_loading.py MARKS=tests/integration/marks/test_surroundings.py
 
 .PHONY: molecule
 molecule: $(ready) ## the roles and playbooks on a fleet of virtual routers
-	$(step) molecule $(as_root) molecule test --all
+	$(step) molecule $(as_root) molecule test $(or $(SCENARIO),--all)
 
 .PHONY: fuzz
 fuzz: $(ready) .build/fuzzer ## any bytes at all for all that reads input, RUNS=10000 inputs for each, from SEED=1 on

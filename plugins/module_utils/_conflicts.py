@@ -11,7 +11,7 @@ from typing import Any, Iterable, Iterator, Mapping, Sequence
 from ._foreign import by_mark, foreign_rules, is_covered, overlaps_by_mark
 from ._iptables import saved_lines
 from ._match import covered, disjoint
-from ._model import EVERYWHERE, FULL_MASK, NFTABLES, Chain, ChainId, MarkRule, TableRule
+from ._model import EVERYWHERE, FULL_MASK, IPV4, NFTABLES, Chain, ChainId, MarkRule, TableRule
 
 # Names of chains that tell who made them.
 _FIREWALLS = {
@@ -111,6 +111,26 @@ def policy_problems(
             subject = {"name": mine.name, "fwmark": mine.mark, "family": mine.family, "priority": policy["priority"]}
             problem = {"kind": "policy_rule", "message": _policy_message(policy, mine), **subject}
             found[mine.name, mine.family, policy["priority"]] = problem
+    return list(found.values())
+
+
+def source_problems(
+    caught: Iterable[tuple[Any, MarkRule]], local: Mapping[tuple[str, str], Sequence[str]], by_mark: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Packets whose sources the kernel looks up by their mark, in a table that says that every address is local.
+
+    It drops them, whatever rp_filter says: nobody but the router itself sends from its addresses. It asks for no
+    interface and no destination of ours. by_mark: the interfaces with net.ipv4.conf.*.src_valid_mark, perhaps all.
+    """
+    found = {}
+    for policy, mine in caught if by_mark else ():
+        everything = "default" in local.get((mine.family, policy["table"]), ())
+        if mine.family == IPV4 and everything and not {"iif", "to"} & policy.keys():
+            setting = f"net.ipv4.conf.{by_mark[0]}.src_valid_mark"
+            why = f"{setting} is 1, so the kernel looks for the sources of packets with the mark {mine.mark} in table "
+            why += f"{policy['table']}, where every address is local, and drops them; set it to 0"
+            subject = {"name": mine.name, "fwmark": mine.mark, "family": mine.family}
+            found[mine.name] = {"kind": "src_valid_mark", "message": f"{mine.name}: {why}", **subject}
     return list(found.values())
 
 

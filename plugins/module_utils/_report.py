@@ -355,6 +355,12 @@ def single_destinations(state: RouterState) -> list[tuple[str, int]]:
     return sorted(single)
 
 
+def masqueraded(state: RouterState) -> list[str]:
+    """The addresses of the real servers whose answers come back by way of the router."""
+    servers = (server for pool in state.pools.values() for server in pool.real_servers.values())
+    return sorted({server.address for server in servers if server.forward_method == "masquerade"})
+
+
 def not_local(destinations: Iterable[tuple[str, int]], local: set[tuple[str, int]]) -> list[dict[str, Any]]:
     """IPVS takes packets on their way to a local process; those to an address that is not local pass it by."""
     return [

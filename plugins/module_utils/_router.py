@@ -415,13 +415,22 @@ def saved_ruleset(family: str) -> str:
     return host.attempt([f"{COMMAND[family]}-save"])[1] if _exists(family) else ""
 
 
+def mixed_tables(family: str, tables: Iterable[str]) -> list[str]:
+    """Of the tables that iptables prints those with a native rule, which it leaves out, or prints as another one."""
+    if not _uses_nft(f"{COMMAND[family]}-save"):
+        return []
+    return [table for table in tables if any(is_native(rule, family) for rule in nft_rules(family, table))]
+
+
 def saved_other_ruleset(family: str) -> tuple[str, str]:
     """All tables of the other variant of iptables, and the variant's name; the kernel heeds both. Loads neither."""
-    in_use = host.installed(f"{COMMAND[family]}-save")
-    variant = "legacy" if not in_use or "nft" in in_use else "nft"
+    in_use = f"{COMMAND[family]}-save"
+    variant = "legacy" if not host.installed(in_use) or _uses_nft(in_use) else "nft"
     tool = f"{COMMAND[family]}-{variant}-save"
-    there = host.read_text(_LEGACY_TABLES[family]).split() if variant == "legacy" else host.is_loaded("nf_tables")
-    return (variant, host.attempt([tool])[1] if there and host.installed(tool) else "")
+    if not host.installed(tool):
+        return variant, ""
+    there = host.read_text(_LEGACY_TABLES[family]).split() if variant == "legacy" else _has_nf_tables()
+    return variant, host.attempt([tool])[1] if there else ""
 
 
 def _exists(family: str, table: str = "") -> bool:
@@ -445,14 +454,27 @@ def ways_to(destinations: Iterable[tuple[str, int]]) -> dict[tuple[str, int], st
     no route for is left out.
     """
     asked = list(destinations)
+    answers = _routes(f"route get {address} mark {fwmark}\n" for address, fwmark in asked)
+    return {key: _way(words) for key, words in zip(asked, answers) if words}
+
+
+def devices_to(addresses: Iterable[str]) -> dict[str, str]:
+    """The interface by which this machine reaches each address that it has a route to."""
+    asked = list(addresses)
+    answers = zip(asked, _routes(f"route get {address}\n" for address in asked))
+    return {address: words[words.index("dev") + 1] for address, words in answers if "dev" in words[:-1]}
+
+
+def _routes(lines: Iterable[str]) -> list[list[str]]:
+    """For each request the first line of ip's answer, in words; none where there is no route."""
+    asked = list(lines)
     if not asked:
-        return {}
+        return []
     # An address without any route makes ip fail; -force has it go on with the next one.
-    lines = "".join(f"route get {address} mark {fwmark}\n" for address, fwmark in asked)
-    _status, output, said = host.attempt(["ip", "-force", "-batch", "-"], lines)
+    _status, output, said = host.attempt(["ip", "-force", "-batch", "-"], "".join(asked))
     failed = {int(number) for number in re.findall(r"^Command failed -:(\d+)$", said, re.MULTILINE)}
-    answered = [key for number, key in enumerate(asked, start=1) if number not in failed]
-    return dict(zip(answered, map(_way, (line.split() for line in output.splitlines() if line[:1].strip()))))
+    answers = iter([line.split() for line in output.splitlines() if line[:1].strip()])
+    return [[] if number in failed else next(answers, []) for number in range(1, len(asked) + 1)]
 
 
 def _way(words: Sequence[str]) -> str:

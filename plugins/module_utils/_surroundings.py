@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 from ipaddress import ip_network
 from typing import Any, Callable, Iterable, Mapping, Sequence, TypeVar
@@ -17,10 +18,31 @@ from ._model import FAMILIES, FULL_MASK, IPV4
 T = TypeVar("T")
 
 _IP = {IPV4: "-4"}
-_CONTROLLERS = ("keepalived", "ldirectord", "kube-proxy")
+# Names of processes, and what we call their program.
+_CONTROLLERS = {
+    "keepalived": "keepalived",
+    "keepalived_ipvs": "keepalived",
+    "keepalived_lvs": "keepalived",
+    "ldirectord": "ldirectord",
+    "kube-proxy": "kube-proxy",
+    "kube-router": "kube-router",
+    "kube-vip": "kube-vip",
+    "k3s-server": "k3s",
+    "k3s-agent": "k3s",
+    "dockerd": "dockerd (swarm)",
+    "lvsd": "lvsd",
+    "nanny": "nanny",
+    "seesaw_ncc": "seesaw_ncc",
+}
+# The options of keepalived without a value, and among them that for VRRP alone.
+_VRRP_ALONE = re.compile(r"--vrrp|-[DlndRCVIBXxmM]*P.*")
+# Where keepalived writes the numbers of the processes that have nothing to do with IPVS.
+_NO_CHECKERS = [f"/run/{folder}{name}.pid" for folder in ("", "keepalived/") for name in ("vrrp", "bfd")]
 _FIREWALLD = "firewalld"
 # The interface on which kube-proxy has the addresses of its services, only in IPVS mode.
-_KUBE_INTERFACE = "kube-ipvs0:"
+_KUBE_INTERFACE = "kube-ipvs0"
+# The interface of every node of a swarm.
+_SWARM_INTERFACE = "docker_gwbridge"
 
 # Firewalls that remove all rules of iptables. Each was seen to do so. firewalld 2 and later needs a direct rule for it,
 # which somebody may add at any time. ferm and firehol do so in the legacy variant of iptables, which they prefer.
@@ -98,11 +120,15 @@ def _asked(family: str, words: Sequence[str], read: Callable[[Any], list[T]]) ->
 def programs() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The other controllers of IPVS in our network namespace; and a firewall that shows by its process alone."""
     processes = host.processes((*_CONTROLLERS, _FIREWALLD))
-    kube_interface = _KUBE_INTERFACE in host.read_text("/proc/self/net/dev").split()
+    there = devices()
+    others = {int(pid) for path in _NO_CHECKERS for pid in host.read_text(path).split() if pid.isdigit()}
+    keepalived = [pid for pid, name, _arguments in processes if name == "keepalived"]
+    # The first one is the parent of the others, each of which has a task of its own.
+    checkers = set(keepalived[1:]) - others
     first: dict[str, int] = {}
     for pid, name, arguments in processes:
-        if name == _FIREWALLD or _manages_ipvs(name, arguments, kube_interface):
-            first.setdefault(name, pid)
+        if name == _FIREWALLD or _manages_ipvs(pid, name, arguments, there, bool(checkers)):
+            first.setdefault(_CONTROLLERS.get(name, name), pid)
     controllers = [{"name": name, "pid": pid} for name, pid in first.items() if name != _FIREWALLD]
     firewalls = [
         {"name": _FIREWALLD, "evidence": f"process {pid}"} for name, pid in first.items() if name == _FIREWALLD
@@ -121,7 +147,28 @@ def devices() -> list[str]:
     return [line.partition(":")[0].strip() for line in lines if ":" in line]
 
 
-def _manages_ipvs(name: str, arguments: list[str], kube_interface: bool) -> bool:
-    if name == "kube-proxy":
-        return kube_interface or "--proxy-mode ipvs" in " ".join(arguments).replace("=", " ")
-    return name != "keepalived" or not {"-P", "--vrrp"} & set(arguments)
+def _manages_ipvs(pid: int, name: str, arguments: list[str], there: Sequence[str], checkers: bool) -> bool:
+    options = " ".join(arguments).replace("=", " ")
+    if name in ("kube-proxy", "k3s-server", "k3s-agent"):
+        return _KUBE_INTERFACE in there or "proxy-mode ipvs" in options
+    if name == "kube-router":
+        return "--run-service-proxy false" not in options
+    if name == "kube-vip":
+        enabled = "lb_enable=true" in host.read_text(f"/proc/{pid}/environ").split("\0")
+        return enabled or "--enableLoadBalancer" in options
+    if name == "dockerd":
+        return _SWARM_INTERFACE in there
+    if name == "keepalived":
+        return checkers and not any(map(_VRRP_ALONE.fullmatch, arguments))
+    return True
+
+
+def sources_by_mark() -> list[str]:
+    """The interfaces, or all, whose packets have the route to their source looked up by their mark."""
+    setting = "/proc/sys/net/ipv4/conf/{}/src_valid_mark"
+    return [name for name in ("all", *devices()) if host.read_text(setting.format(name)).strip() == "1"]
+
+
+def tracks_ipvs() -> bool:
+    """Whether the connections of IPVS are tracked by the kernel."""
+    return host.read_text("/proc/sys/net/ipv4/vs/conntrack").strip() == "1"

@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import Any, Collection, Iterable, Mapping, NamedTuple, Sequence
 
 from . import _way as way
-from ._conditions import packets_of
-from ._iptables import COMMAND, render_rule
-from ._model import NFTABLES, Chain, ChainId, MarkRule
+from ._conditions import ESTABLISHED, EVERY_PORT, INVALID, NEW, Packets, interval, packets_of
+from ._iptables import COMMAND, render_ports, render_rule
+from ._model import FULL_NETMASK, NFTABLES, Chain, ChainId, MarkRule, Pool, ServiceId
 from ._nftables import PRIORITY, table_words
 
 # What a rule does, whether it does so or only may, and what to do about it.
@@ -132,6 +132,79 @@ def _message(trouble: way.Trouble, mine: MarkRule) -> str:
     if trouble.kind == way.DROPPED and trouble.table == "filter":
         remedy += f", as with {COMMAND[mine.family]} -I {trouble.rule.chain} {_matches(mine)} -j ACCEPT"
     return f"{where(trouble.table, trouble.rule)} {done}; {remedy}"
+
+
+def replies(
+    hooks: Iterable[way.Hook],
+    own: Iterable[MarkRule],
+    pools: Mapping[ServiceId, Pool],
+    device_of: Mapping[str, str],
+    conntrack: bool,
+) -> list[dict[str, Any]]:
+    """Rules that drop what masqueraded real servers answer, on its way through FORWARD to IPVS.
+
+    device_of: the interface to each real server. conntrack: whether IPVS has its connections tracked
+    (net.ipv4.vs.conntrack); else the first answer of TCP, a SYN and ACK, is invalid to the kernel, and others are new.
+    """
+    found = [hook for hook in hooks if hook.name == way.FORWARD and hook.priority < way.IPVS_PRIORITY]
+    dropping = [hook for hook in found if hook.drops or _drops_something(hook)]
+    told: dict[tuple[str, way.Rule], dict[str, Any]] = {}
+    for mine in own if dropping else ():
+        pool = pools.get(ServiceId(mine.family, mine.mark))
+        servers = pool.real_servers.values() if pool else ()
+        for address in sorted({one.address for one in servers if one.forward_method == "masquerade"}):
+            packets = _answers(mine, address, device_of.get(address, ""), conntrack)
+            for trouble in way.admitted(sorted(dropping, key=lambda hook: hook.priority), packets):
+                told.setdefault((trouble.table, trouble.rule), _reply_problem(trouble, mine, address))
+    return list(told.values())
+
+
+def _drops_something(hook: way.Hook) -> bool:
+    return any(rule.action == way.DROPS for chain in hook.chains.values() for rule in chain.rules)
+
+
+def _answers(mine: MarkRule, address: str, device: str, conntrack: bool) -> Packets:
+    """The first packets that a real server answers to those of a rule of ours."""
+    asked = packets_of(mine)
+    server = interval(f"{address}/{FULL_NETMASK[mine.family]}")
+    state = ESTABLISHED if conntrack else INVALID if mine.protocol == "tcp" else NEW
+    return asked._replace(
+        destination=asked.source,
+        source=server,
+        ports=EVERY_PORT,
+        source_ports=asked.ports,
+        in_interface=device,
+        state=state,
+        local=False,
+    )
+
+
+def _reply_problem(trouble: way.Trouble, mine: MarkRule, address: str) -> dict[str, Any]:
+    found = _problem(trouble, [mine])
+    does = "may drop" if trouble.may else "drops"
+    ports = f" -m multiport --sports {render_ports(mine.ports)}" if mine.ports else ""
+    remedy = (
+        f"accept it before, as with {COMMAND[mine.family]} -I FORWARD -s {address} -p {mine.protocol}{ports} -j ACCEPT"
+    )
+    what = f"what the masqueraded real server {address} answers"
+    return {**found, "message": f"{mine.name}: {where(trouble.table, trouble.rule)} {does} {what}; {remedy}"}
+
+
+def mark_readers(hooks: Collection[way.Hook], own: Sequence[MarkRule]) -> list[dict[str, Any]]:
+    """Rules that packets pass after IPVS and that single out those with our marks, as Kubernetes does to masquerade."""
+    behind = [hook for hook in hooks if hook.name in (way.OUTPUT, way.POSTROUTING)]
+    found = []
+    for hook, rule in way.readers(behind):
+        met = [mine for mine in own if way.singled_out(rule, packets_of(mine), mine.mark)]
+        names = dict.fromkeys(mine.name for mine in met)
+        if met:
+            mine, others = met[0], f" and {len(names) - 1} more" if len(names) > 1 else ""
+            does = f"singles out packets with the mark {mine.mark} behind IPVS; take a mark that it does not ask for"
+            subject = {"name": mine.name, "fwmark": mine.mark, "family": mine.family}
+            place = {"table": hook.table, "chain": rule.chain, "position": rule.position}
+            message = f"{mine.name}{others}: {where(hook.table, rule)} {does}"
+            found.append({"kind": "mark_read", "message": message, **subject, **place})
+    return found
 
 
 def where(table: str, rule: way.Rule) -> str:

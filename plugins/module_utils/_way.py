@@ -22,7 +22,10 @@ from ._conditions import (
     LOOPBACK,
     MARK,
     NO,
+    NOTHING,
+    OUT_INTERFACE,
     PORTS,
+    PROTOCOL,
     SOME,
     SOURCE,
     STATE,
@@ -48,7 +51,7 @@ IPVS_PRIORITY = 98
 # What a rule does. Those that do nothing to marks, nor to where a packet goes, are left out of a chain.
 ACCEPTS, RETURNS, DROPS, TRANSLATES, JUMPS, GOES = "accept", "return", "drop", "translate", "jump", "goto"
 SETS_MARK, SETS_CT_MARK, SAVES_MARK, RESTORES_MARK, UNTRACKS = "mark", "ct mark", "save", "restore", "untrack"
-SETS_SOME_MARK, OURS, PASSES = "some mark", "ours", "pass"
+SETS_SOME_MARK, OURS, SOURCE_NAT, PASSES = "some mark", "ours", "source nat", "pass"
 
 # Troubles.
 BYPASSED, OVERRIDDEN, CONNMARK, DROPPED, TRANSLATED = "bypassed", "overridden", "connmark", "dropped", "translated"
@@ -332,6 +335,8 @@ class _Walk:
             self._tell(TRANSLATED, rule, part)
             return self._ended(part, crowd, lost=True)
         whole = part.level == ALL and part.ports == self.packets.ports
+        if rule.action == SOURCE_NAT:
+            return crowd
         if rule.action == OURS:
             self.packets = self.packets._replace(mark=self.own_mark)
             self.marked = True
@@ -347,11 +352,16 @@ class _Walk:
         """A rule for some sources that names the service says who may use it, so it is for all who may."""
         self._bypass(rule, part)
         named = {DESTINATION, PORTS} & {one.kind for one in rule.conditions if not one.inverted}
-        if named and part.level == SOME and crowd.share == ALL:
+        if crowd.share == ALL and ((named and part.level == SOME) or self._names_the_way(rule)):
             part = part._replace(level=ALL)
         if part.level == ALL and (_is_about_interfaces(rule) or (crowd.by_interface and not rule.conditions)):
             self.trusted = True
         return self._ended(part, crowd)
+
+    def _names_the_way(self, rule: Rule) -> bool:
+        """Whether a rule is for where packets come from, and, where they go to, for an interface that is not known."""
+        unsure = {one.kind for one in rule.conditions if one_answer(one, self.packets) != ALL}
+        return unsure == {OUT_INTERFACE} and bool({one.kind for one in rule.conditions} & {IN_INTERFACE, SOURCE})
 
     def _drop(self, rule: Rule, part: _Part, crowd: _Crowd) -> _Crowd:
         """What keeps out some sources, or is not understood, is taken for wanted."""
@@ -504,10 +514,21 @@ def _dropped_by_all(walks: Iterable[_Walk], hooks: Sequence[Hook]) -> list[Troub
     return [trouble._replace(may=trouble.may or trusted) for trouble in found]
 
 
-def readers(hooks: Iterable[Hook], reads: Mapping[str, Sequence[Rule]], packets: Packets) -> Iterator[tuple[str, Rule]]:
-    """Rules that do with the packets of a mark what they would not do with packets that have none."""
-    unmarked = packets._replace(mark=0)
+def readers(hooks: Iterable[Hook]) -> Iterator[tuple[Hook, Rule]]:
+    """The rules that packets come to by some hooks and that ask for a mark, but for those that only accept."""
     for hook in hooks:
-        for rule in reads.get(hook.table, ()):
-            if (answer(rule.conditions, packets) == NO) != (answer(rule.conditions, unmarked) == NO):
-                yield hook.table, rule
+        reached, todo = {hook.chain}, [hook.chain]
+        while todo:
+            for rule in hook.chains[todo.pop()].rules:
+                if any(one.kind == MARK for one in rule.conditions) and rule.action != ACCEPTS:
+                    yield hook, rule
+                if rule.action in (JUMPS, GOES) and rule.target in hook.chains and rule.target not in reached:
+                    reached.add(rule.target)
+                    todo.append(rule.target)
+
+
+def singled_out(rule: Rule, packets: Packets, mark: int) -> bool:
+    """Whether a rule does with the packets of a mark what it would not do if they had none, or the other way round."""
+    asked = [one for one in rule.conditions if one.kind in (MARK, PROTOCOL, PORTS, NOTHING)]
+    with_it, without_it = (answer(asked, packets._replace(mark=one)) == NO for one in (mark, 0))
+    return with_it != without_it

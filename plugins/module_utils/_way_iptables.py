@@ -49,12 +49,15 @@ _ACTIONS = {
     "NETMAP": way.TRANSLATES,
     "TPROXY": way.TRANSLATES,
     "NOTRACK": way.UNTRACKS,
+    "MASQUERADE": way.SOURCE_NAT,
+    "SNAT": way.SOURCE_NAT,
 }
 _INTERVALS = {"-s": SOURCE, "-d": DESTINATION}
 _PORTS = {"--dport": PORTS, "--dports": PORTS, "--sport": SOURCE_PORTS, "--sports": SOURCE_PORTS}
 _LISTS = {"--ctstate": STATE, "--state": STATE, "--dst-type": DESTINATION_TYPE, "--src-type": SOURCE_TYPE}
 _WORDS = {"-i": IN_INTERFACE, "-o": OUT_INTERFACE, "-p": PROTOCOL}
 _UNDERSTOOD = ("comment", "tcp", "udp", "sctp", "multiport", "mark", "conntrack", "state", "addrtype")
+_DECLARED = re.compile(r":(\S+) (\S+) \[")
 _HEX = re.compile(r"0x([0-9a-f]+)(?:/0x([0-9a-f]+))?")
 # Rules that have the kernel track connections.
 _TRACKS = re.compile(r"-m (conntrack|state|connmark) |-j (DNAT|SNAT|MASQUERADE|REDIRECT|NETMAP|CONNMARK|CT)\b")
@@ -76,9 +79,8 @@ def saved_rules(text: str) -> Saved:
     for line in saved_lines(text):
         if line.startswith("*"):
             table, chains, rules = line[1:].strip(), {}, {}
-        elif line.startswith(":"):
-            name, policy = line[1:].split()[:2]
-            chains[name] = policy
+        elif declared := _DECLARED.match(line):
+            chains[declared[1]] = declared[2]
         elif line.startswith("-A "):
             name, _space, rule = line[3:].partition(" ")
             rules.setdefault(name, []).append(rule)

@@ -43,11 +43,13 @@ _VERDICTS = {
     "redirect": way.TRANSLATES,
     "tproxy": way.TRANSLATES,
     "notrack": way.UNTRACKS,
+    "masquerade": way.SOURCE_NAT,
+    "snat": way.SOURCE_NAT,
     "jump": way.JUMPS,
     "goto": way.GOES,
 }
 # Statements that neither match nor decide.
-_PASSIVE = ("counter", "log", "comment", "last", "ct timeout", "ct helper", "flow", "masquerade", "snat", "dup")
+_PASSIVE = ("counter", "log", "comment", "last", "ct timeout", "ct helper", "flow", "dup")
 _PAYLOADS = {"saddr": SOURCE, "daddr": DESTINATION, "dport": PORTS, "sport": SOURCE_PORTS}
 _METAS = {"iifname": IN_INTERFACE, "iif": IN_INTERFACE, "oifname": OUT_INTERFACE, "oif": OUT_INTERFACE}
 _META_MARK: dict[str, Any] = {"meta": {"key": "mark"}}

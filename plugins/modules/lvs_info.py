@@ -200,10 +200,12 @@ problems:
       does what rules of ours do. C(unreadable) - iptables cannot print a table.
     - C(bypassed) - a rule before our jump ends the way to it. C(overridden) - a later rule gives another mark.
       C(connmark) - a later rule restores the mark of the connection. C(dropped) - a rule or a policy drops the packets
-      before IPVS sees them. C(translated) - a rule gives them another destination. These have C(table), C(chain) and
-      C(position) of the rule; the position of a policy is 0.
-    - C(policy_rule) - a routing rule takes packets elsewhere because of their mark. C(controller) - another program
-      manages IPVS. C(firewall) - a firewall is going to remove our rules of iptables.
+      before IPVS sees them, or what a masqueraded real server answers. C(translated) - a rule gives them another
+      destination. C(mark_read) - a rule behind IPVS singles out packets with our mark. These have C(table), C(chain)
+      and C(position) of the rule; the position of a policy is 0.
+    - C(policy_rule) - a routing rule takes packets elsewhere because of their mark. C(src_valid_mark) - a setting has
+      the kernel drop packets because of their mark. C(controller) - another program manages IPVS.
+      C(firewall) - a firewall is going to remove our rules of iptables.
     - The message says what to do. It says "may" where a rule has a match that this module does not understand.
   returned: success
   type: list
@@ -239,6 +241,8 @@ from ansible_collections.lvs.fleet.plugins.module_utils._model import FAMILIES, 
 from ansible_collections.lvs.fleet.plugins.module_utils._nftables import NFT_FAMILY
 from ansible_collections.lvs.fleet.plugins.module_utils._router import (
     Router,
+    devices_to,
+    mixed_tables,
     native_hooks,
     pools_of,
     read_chain,
@@ -288,6 +292,8 @@ def read_hooks(found: Rules) -> None:
         found.saved[family] = saved_ruleset(family)
         variant, other = saved_other_ruleset(family)
         in_use, unused = saved_rules(found.saved[family]), saved_rules(other)
+        for table in mixed_tables(family, in_use.chains):
+            del in_use.chains[table]
         printed[NFT_FAMILY[family]] = [*in_use.chains, *unused.chains]
         found.hooks[family] = [
             *hooks(in_use, family, own=mark_chains()),
@@ -320,6 +326,7 @@ def routing(state: RouterState) -> tuple[list[dict[str, Any]], list[dict[str, An
     problems = [
         *report.not_local(destinations, local),
         *conflict.policy_problems(caught, routes, ways, local_priority),
+        *conflict.source_problems(caught, routes, surroundings.sources_by_mark()),
     ]
     return policies, problems, {address for address, _mark in local}
 
@@ -337,11 +344,14 @@ def on_their_way(state: RouterState, rules: Rules, local: set[str]) -> list[dict
     """What happens to packets of ours between their mark and IPVS."""
     found = []
     asked = {address for address, _mark in report.single_destinations(state)}
+    device_of = devices_to(report.masqueraded(state))
     for family in FAMILIES:
         own = [rule for rule in report.own_rules(state) if rule.family == family]
         hooks_of_family, ours = trouble.up_to_ipvs(rules.hooks[family], rules.chains, family)
         follower = Follower(hooks_of_family, ours, surroundings.devices())
         found += trouble.mark_troubles(follower, own, local, asked)
+        found += trouble.mark_readers(rules.hooks[family], own)
+        found += trouble.replies(rules.hooks[family], own, state.pools, device_of, surroundings.tracks_ipvs())
     return found
 
 

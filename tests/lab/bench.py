@@ -14,21 +14,17 @@ from pathlib import Path
 from typing import BinaryIO
 
 import packages
-from common import BUILD, LAB, LabError, last_lines, on_one_processor, say
+from common import CONTAINED, LAB, LabError, last_lines, new_state, on_one_processor, say
 
 EXIT_TIMEOUT = 124
 EXIT_NO_BENCH = 125
 EXIT_BROKEN_PIPE = 141
 
-# A process namespace of its own ends with its first process, and that one ends with this tool:
-# however the tool dies, no kernel and none of its helper threads stay behind.
-CONTAINED = ("setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child")
-
 
 def run_bench(command: list[str], memory: str, timeout: float | None, kernel: str) -> int:
     """Run the command and return its exit status."""
     packages.ensure(packages.BENCH)
-    state = _make_state()
+    state = new_state("bench")
     try:
         _write_command(state / "command", command)
         if kernel == "own" or (kernel == "auto" and _own_kernel_has_ipvs()):
@@ -36,17 +32,6 @@ def run_bench(command: list[str], memory: str, timeout: float | None, kernel: st
         return _run_on_uml(state, memory, timeout)
     finally:
         shutil.rmtree(state, ignore_errors=True)
-
-
-def _make_state() -> Path:
-    """Make the directory of this run, and remove those of runs that were killed."""
-    BUILD.mkdir(parents=True, exist_ok=True)
-    for old in BUILD.glob("bench-*"):
-        if not Path("/proc", old.name.removeprefix("bench-")).exists():
-            shutil.rmtree(old, ignore_errors=True)
-    state = BUILD / f"bench-{os.getpid()}"
-    state.mkdir()
-    return state
 
 
 def _write_command(script: Path, command: list[str]) -> None:

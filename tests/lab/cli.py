@@ -10,7 +10,9 @@ from pathlib import Path
 import fleet
 from bench import EXIT_BROKEN_PIPE, EXIT_NO_BENCH, run_bench
 from common import LabError, become_root, exit_on_signals, say
+from debian import RELEASES
 from network import ROUTERS, SERVERS
+from root import run_in_root
 
 
 def main(arguments: list[str]) -> int:
@@ -31,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lab", description="A real IPVS kernel on machines without one.")
     parts = parser.add_subparsers(required=True, metavar="PART")
     _add_bench(parts.add_parser("bench", help="run a command in a kernel that has IPVS and iptables"))
+    _add_root(parts.add_parser("root", help="run a command in a copy of the checkout, on a Debian that has nothing"))
     part = parts.add_parser("fleet", help="LVS routers as machines of their own, with client and real servers")
     _add_fleet(part.add_subparsers(required=True, metavar="ACTION"))
     return parser
@@ -51,6 +54,14 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
 
 def _bench(options: argparse.Namespace) -> int:
     return run_bench(options.command, options.mem, options.timeout, options.kernel)
+
+
+def _add_root(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--release", choices=RELEASES, default=RELEASES[0], help="which Debian it is (default: %(default)s)"
+    )
+    parser.add_argument("command", nargs="+", metavar="COMMAND", help="the command and its arguments, after --")
+    parser.set_defaults(action=lambda options: run_in_root(options.command, options.release))
 
 
 def _add_fleet(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

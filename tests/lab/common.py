@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,10 @@ from types import FrameType
 LAB = Path(__file__).resolve().parent
 CHECKOUT = LAB.parent.parent
 BUILD = CHECKOUT / ".build" / "lab"
+
+# A process namespace of its own ends with its first process, and that one ends with this tool:
+# however the tool dies, no kernel and none of its helper threads stay behind.
+CONTAINED = ("setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child")
 
 
 class LabError(Exception):
@@ -61,6 +66,17 @@ def on_one_processor(number: int) -> list[str]:
     """
     processors = sorted(os.sched_getaffinity(0))
     return ["taskset", "--cpu-list", str(processors[number % len(processors)])]
+
+
+def new_state(kind: str) -> Path:
+    """Make a folder for this run, and remove those that killed runs of its kind have left."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    for old in BUILD.glob(f"{kind}-*"):
+        if not Path("/proc", old.name.removeprefix(f"{kind}-")).exists():
+            shutil.rmtree(old, ignore_errors=True)
+    state = BUILD / f"{kind}-{os.getpid()}"
+    state.mkdir()
+    return state
 
 
 def make_disk(tree: Path, disk: Path, size: str) -> None:

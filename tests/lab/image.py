@@ -13,6 +13,7 @@ from pathlib import Path
 import packages
 from cache import cached
 from common import LAB, make_disk, run, say, step
+from debian import make_tree
 
 MACHINE_ROOT = LAB / "machine-root"
 SERVER = LAB / "server.py"
@@ -100,11 +101,8 @@ def _build(image: Image) -> None:
 
 
 def _install_debian(tree: Path) -> None:
-    run(
-        *("mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}"),
-        *("--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*"),
-        *("--dpkgopt=path-exclude=/usr/share/doc/*", "bookworm", tree),
-    )
+    left_out = [f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ("man", "locale", "doc")]
+    make_tree("bookworm", PACKAGES, tree, *left_out)
 
 
 def _make_certificate(target: Path) -> None:

@@ -16,6 +16,7 @@ UML = "user-mode-linux"
 BENCH = (UML, "kmod", "iptables", "ipvsadm", "iproute2", "procps", "curl")
 FLEET = (UML, "mmdebstrap", "e2fsprogs", "kmod", "iproute2", "procps", "openssh-client", "openssl", "curl")
 EMULATOR = ("qemu-system-x86",)
+ROOT = ("mmdebstrap",)
 
 Result = TypeVar("Result")
 

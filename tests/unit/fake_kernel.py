@@ -400,6 +400,8 @@ class FakeKernel:
         self.processes: list[tuple[int, str, list[str]]] = []
         self.units: list[str] = []
         self.devices = ("lo", "eth0")
+        # Small files by their paths.
+        self.files: dict[str, str] = {}
         self.read_only = False
         self.locked = False
         # What the lock tells of having been waited for.
@@ -480,6 +482,8 @@ class FakeKernel:
     def _read_text(self, path: str) -> str:
         if path == "/proc/self/net/dev":
             return "".join(f"{name:>6}: 0 0\n" for name in self.devices)
+        if path in self.files or not path.startswith("/proc/net/"):
+            return self.files.get(path, "")
         assert path in ("/proc/net/ip_tables_names", "/proc/net/ip6_tables_names")
         family = "ipv6" if "ip6" in path else "ipv4"
         if self.backend == "nft":
@@ -501,7 +505,7 @@ class FakeKernel:
         if tool == "ip":
             assert arguments == ["-force", "-batch", "-"]
             asked = [line.split() for line in input.splitlines()]
-            assert all(words[:2] == ["route", "get"] and words[3] == "mark" for words in asked)
+            assert all(words[:2] == ["route", "get"] and words[3:4] in ([], ["mark"]) for words in asked)
             lines = [self._way(words[2]) for words in asked]
             failed = [f"Command failed -:{number}\n" for number, line in enumerate(lines, start=1) if not line]
             return SimpleNamespace(returncode=2, stdout="".join(lines), stderr="".join(failed))

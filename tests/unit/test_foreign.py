@@ -133,29 +133,68 @@ def test_a_firewall_that_will_remove_our_rules_is_a_problem(kernel: FakeKernel, 
     assert all("LVS-MARK" in problem["message"] for problem in problems)
 
 
-@pytest.mark.parametrize(
-    "name, arguments, devices, found",
-    [
-        ("keepalived", ["/usr/sbin/keepalived", "--dont-fork"], (), True),
-        ("keepalived", ["/usr/sbin/keepalived", "--vrrp"], (), False),
-        ("ldirectord", ["ldirectord /etc/ha.d/ldirectord.cf"], (), True),
-        ("kube-proxy", ["kube-proxy", "--proxy-mode=ipvs"], (), True),
-        ("kube-proxy", ["kube-proxy", "--proxy-mode", "ipvs"], (), True),
-        ("kube-proxy", ["kube-proxy", "--config=/etc/kube-proxy.yml"], (), False),
-        ("kube-proxy", ["kube-proxy", "--config=/etc/kube-proxy.yml"], ("lo", "kube-ipvs0"), True),
-        ("nginx", ["nginx"], (), False),
-    ],
-)
-def test_other_controllers_of_ipvs(
-    kernel: FakeKernel, name: str, arguments: list[str], devices: tuple[str, ...], found: bool
-) -> None:
-    kernel.processes = [(7, name, arguments), (9, name, arguments)]
-    kernel.devices = devices
+KUBE, SWARM = ("lo", "kube-ipvs0"), ("lo", "docker_gwbridge")
+VRRP = {"/run/keepalived/vrrp.pid": "9\n"}
+CONTROLLERS = {
+    # Name and arguments of processes 7 and 9, interfaces, files; and the name of the controller, if it is one.
+    "keepalived": (["keepalived", "--dont-fork"], (), {}, "keepalived"),
+    "checkers, too": (["keepalived"], (), {"/run/vrrp.pid": "8\n", "/run/checkers.pid": "9\n"}, "keepalived"),
+    "VRRP by its configuration": (["keepalived"], (), VRRP, ""),
+    "VRRP by a word": (["keepalived", "--vrrp"], (), {}, ""),
+    "VRRP by a letter": (["keepalived", "-P"], (), {}, ""),
+    "VRRP by a letter among others": (["keepalived", "-DP"], (), {}, ""),
+    "a file whose name has the letter": (["keepalived", "-f", "P.conf", "-fP.conf"], (), {}, "keepalived"),
+    "a process by the name of its task": (["keepalived_ipvs"], (), VRRP, "keepalived"),
+    "ldirectord": (["ldirectord", "/etc/ha.d/ldirectord.cf"], (), {}, "ldirectord"),
+    "kube-proxy": (["kube-proxy", "--proxy-mode=ipvs"], (), {}, "kube-proxy"),
+    "kube-proxy, two words": (["kube-proxy", "--proxy-mode", "ipvs"], (), {}, "kube-proxy"),
+    "kube-proxy by iptables": (["kube-proxy", "--config=/etc/kube-proxy.yml"], (), {}, ""),
+    "kube-proxy by its interface": (["kube-proxy"], KUBE, {}, "kube-proxy"),
+    "k3s": (["k3s-server", "server"], (), {}, ""),
+    "k3s by IPVS": (["k3s-server", "server", "--kube-proxy-arg=proxy-mode=ipvs"], (), {}, "k3s"),
+    "k3s by its interface": (["k3s-agent"], KUBE, {}, "k3s"),
+    "kube-router": (["kube-router"], (), {}, "kube-router"),
+    "kube-router without services": (["kube-router", "--run-service-proxy=false"], (), {}, ""),
+    "kube-vip": (["kube-vip", "manager"], (), {"/proc/7/environ": "a=b\0lb_enable=true\0"}, "kube-vip"),
+    "kube-vip without IPVS": (["kube-vip", "manager"], (), {"/proc/7/environ": "lb_enable=false\0"}, ""),
+    "a swarm": (["dockerd"], SWARM, {}, "dockerd (swarm)"),
+    "no swarm": (["dockerd"], ("lo", "docker0"), {}, ""),
+    "piranha": (["lvsd"], (), {}, "lvsd"),
+    "its checks": (["nanny"], (), {}, "nanny"),
+    "seesaw": (["seesaw_ncc"], (), {}, "seesaw_ncc"),
+    "a web server": (["nginx"], (), {}, ""),
+}
+
+
+@pytest.mark.parametrize("case", CONTROLLERS)
+def test_other_controllers_of_ipvs(kernel: FakeKernel, case: str) -> None:
+    (name, *arguments), devices, files, found = CONTROLLERS[case]
+    kernel.processes = [(7, name, [f"/usr/sbin/{name}", *arguments]), (9, name, [name, *arguments])]
+    kernel.devices = devices or kernel.devices
+    kernel.files = files
     told = info(kernel)
-    assert told["controllers"] == ([{"name": name, "pid": 7}] if found else [])
-    message = f"{name} (process 7) manages IPVS, too: it must have services of its own"
-    problem = {"kind": "controller", "message": message, "name": name, "pid": 7}
+    assert told["controllers"] == ([{"name": found, "pid": 7}] if found else [])
+    message = f"{found} (process 7) manages IPVS, too: it must have services of its own"
+    problem = {"kind": "controller", "message": message, "name": found, "pid": 7}
     assert told["problems"] == ([problem] if found else [])
+
+
+def test_keepalived_without_a_child_has_no_checkers(kernel: FakeKernel) -> None:
+    kernel.processes = [(7, "keepalived", ["keepalived"])]
+    assert info(kernel)["controllers"] == []
+
+
+@pytest.mark.parametrize("name, route, rule, found", [
+    ("all", "default", {}, True), ("eth0", "default", {}, True), ("eth9", "default", {}, False),
+    ("all", "192.0.2.0/24", {}, False), ("all", "default", {"iif": "eth0"}, False),
+])  # fmt: skip
+def test_sources_by_mark(kernel: FakeKernel, name: str, route: str, rule: dict[str, Any], found: bool) -> None:
+    kernel.files = {f"/proc/sys/net/ipv4/conf/{name}/src_valid_mark": "1\n"}
+    kernel.policy_rules["-4"] = [{"priority": 100, "src": "all", "table": "200", "fwmark": "0x50", **rule}]
+    kernel.local_routes["-4", "200"] = [route]
+    problems = info(kernel)["problems"]
+    assert [problem["kind"] for problem in problems] == ["src_valid_mark"] * found
+    assert not found or problems[0]["message"].startswith(f"web: net.ipv4.conf.{name}.src_valid_mark is 1, so ")
 
 
 # -- what gets in the way -----------------------------------------------------------------------------------------

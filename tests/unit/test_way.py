@@ -14,8 +14,19 @@ import pytest
 from ansible_collections.lvs.fleet.plugins.module_utils import _way
 from ansible_collections.lvs.fleet.plugins.module_utils._conditions import answer
 from ansible_collections.lvs.fleet.plugins.module_utils._iptables import mark_chains
-from ansible_collections.lvs.fleet.plugins.module_utils._model import MarkRule
-from ansible_collections.lvs.fleet.plugins.module_utils._troubles import mark_troubles, up_to_ipvs
+from ansible_collections.lvs.fleet.plugins.module_utils._model import (
+    MarkRule,
+    Pool,
+    RealServer,
+    ServiceId,
+    VirtualService,
+)
+from ansible_collections.lvs.fleet.plugins.module_utils._troubles import (
+    mark_readers,
+    mark_troubles,
+    replies,
+    up_to_ipvs,
+)
 from ansible_collections.lvs.fleet.plugins.module_utils._way import Follower
 from ansible_collections.lvs.fleet.plugins.module_utils._way_iptables import hooks, saved_rules
 
@@ -254,6 +265,66 @@ def test_the_message_names_table_chain_and_rule_and_what_to_do() -> None:
         "web: filter INPUT (policy DROP) drops packets of the service before IPVS sees them; accept them before it, as "
         "with iptables -I INPUT -d 192.0.2.10/32 -p tcp -m multiport --dports 80,443 -j ACCEPT",
     ]
+
+
+WEBS = ServiceId("ipv4", 80)
+SERVERS = [RealServer("10.0.0.11", forward_method="masquerade"), RealServer("10.0.0.12", forward_method="direct")]
+POOLS = {WEBS: Pool(VirtualService(WEBS), {server.id: server for server in SERVERS})}
+FORWARD: dict[str, tuple[str, bool, list[str]]] = {
+    # Rules of table filter, whether IPVS has its connections tracked, and what is told.
+    "nothing": ("-P FORWARD DROP", False, ["dropped filter FORWARD 0"]),
+    "all": ("-A FORWARD -p udp -j DROP", False, []),
+    "what is established": ("-P FORWARD DROP\n-A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT", False,
+                            ["dropped filter FORWARD 0"]),
+    "what is tracked": ("-P FORWARD DROP\n-A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT", True, []),
+    "nothing that is invalid": ("-A FORWARD -m conntrack --ctstate INVALID -j DROP", False,
+                               ["dropped filter FORWARD 1"]),
+    "from the interface": ("-P FORWARD DROP\n-A FORWARD -i eth1 -o eth0 -j ACCEPT", False, []),
+    "from another": ("-P FORWARD DROP\n-A FORWARD -i docker0 ! -o docker0 -j ACCEPT", False,
+                     ["dropped filter FORWARD 0"]),
+    "to some interface": ("-P FORWARD DROP\n-A FORWARD -o eth0 -j ACCEPT", False, ["dropped? filter FORWARD 0"]),
+    "from the server": ("-P FORWARD DROP\n-A FORWARD -s 10.0.0.0/24 -j ACCEPT", False, []),
+    "from its ports": ("-P FORWARD DROP\n-A FORWARD -p tcp -m multiport --sports 80,443 -j ACCEPT", False, []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FORWARD)
+def test_what_masqueraded_real_servers_answer(case: str) -> None:
+    rules, conntrack, expected = FORWARD[case]
+    found = list(hooks(saved_rules(saved({"filter": rules})), "ipv4"))
+    told = replies(found, [WEB], POOLS, {"10.0.0.11": "eth1"}, conntrack)
+    assert short(told) == expected
+    remedy = "as with iptables -I FORWARD -s 10.0.0.11 -p tcp -m multiport --sports 80,443 -j ACCEPT"
+    assert all(problem["message"].endswith(remedy) for problem in told)
+
+
+READERS: dict[str, tuple[int, str, bool]] = {
+    "Kubernetes masquerades": (
+        0x4000,
+        "-A POSTROUTING -j KUBE\n-A KUBE -m mark ! --mark 0x4000/0x4000 -j RETURN",
+        True,
+    ),
+    "Kubernetes leaves others alone": (
+        80,
+        "-A POSTROUTING -j KUBE\n-A KUBE -m mark ! --mark 0x4000/0x4000 -j RETURN",
+        False,
+    ),
+    "masqueraded by the mark": (80, "-A POSTROUTING -m mark --mark 0x50 -j MASQUERADE", True),
+    "dropped by the mark": (80, "-A OUTPUT -p tcp -m mark --mark 0x50/0xff -j DROP", True),
+    "another protocol": (80, "-A OUTPUT -p udp -m mark --mark 0x50/0xff -j DROP", False),
+    "accepted by the mark": (80, "-A OUTPUT -m mark --mark 0x50 -j ACCEPT", False),
+    "counted by the mark": (80, "-A OUTPUT -m mark --mark 0x50 -j LOG", False),
+    "a chain that nobody enters": (80, "-A KUBE -m mark --mark 0x50 -j DROP", False),
+    "another hook": (80, "-A PREROUTING -m mark --mark 0x50 -j DROP", False),
+}
+
+
+@pytest.mark.parametrize("case", READERS)
+def test_readers_of_our_mark_behind_ipvs(case: str) -> None:
+    mark, rules, found = READERS[case]
+    told = mark_readers(list(hooks(saved_rules(saved({"nat": rules})), "ipv4")), [replace(WEB, mark=mark)])
+    assert [problem["kind"] for problem in told] == ["mark_read"] * found
+    assert not found or f"singles out packets with the mark {mark} behind IPVS" in told[0]["message"]
 
 
 def services(number: int) -> list[MarkRule]:

@@ -156,9 +156,13 @@ PROBLEMS: dict[str, tuple[dict[str, str], list[dict[str, Any]]]] = {
         {"iptables": "-A PREROUTING -d 192.0.2.10 -p tcp --dport 443 -j MARK --set-mark 80"},
         [{"kind": "duplicate", "fwmark": 80, "family": "ipv4", "chain": "PREROUTING", "position": 2}],
     ),
+    "routing by our mark, behind the local table": ({"ip": "rule add fwmark 80 lookup 100 priority 9"}, []),
     "routing by our mark": (
-        {"ip": "rule add fwmark 80 lookup 100 priority 9"},
-        [{"kind": "policy_rule", "name": "web", "fwmark": 80, "family": "ipv4", "priority": 9}],
+        {"ip": "addr del 192.0.2.10/32 dev lo\nrule add fwmark 80 prohibit priority 9"},
+        [
+            {"kind": "vip_not_local", "address": "192.0.2.10", "fwmark": 80},
+            {"kind": "policy_rule", "name": "web", "fwmark": 80, "family": "ipv4", "priority": 9},
+        ],
     ),
     "a real server with a port, so no declared service": (
         {"ipvsadm": "-a -f 80 -r 10.0.0.11:80"},

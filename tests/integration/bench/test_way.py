@@ -132,6 +132,32 @@ ROWS = {
             "filter": ":INPUT DROP [0:0]\n-A INPUT -m conntrack --ctstate NEW,ESTABLISHED -j ACCEPT",
         },
     ),
+    # What real servers answer.
+    "forwards nothing": Row(["dropped FORWARD"], False, {"filter": ":FORWARD DROP [0:0]"}),
+    "forwards what is established": Row(
+        ["dropped FORWARD"],
+        False,
+        {"filter": ":FORWARD DROP [0:0]\n-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"},
+    ),
+    "forwards what is established, also to IPVS": Row(
+        [],
+        True,
+        {"filter": ":FORWARD DROP [0:0]\n-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"},
+        settings=("vs/conntrack",),
+    ),
+    "forwards from real servers": Row(
+        [],
+        True,
+        {
+            "filter": ":FORWARD DROP [0:0]\n-A FORWARD -i server1 -o client -j ACCEPT\n"
+            "-A FORWARD -s 10.0.2.2 -p tcp -m multiport --sports 80,443 -j ACCEPT"
+        },
+    ),
+    "as Docker": Row(
+        ["dropped FORWARD"],
+        False,
+        {"filter": ":FORWARD DROP [0:0]\n-A FORWARD -i docker0 ! -o docker0 -j ACCEPT"},
+    ),
     # Taken elsewhere.
     "DNAT": Row(
         ["translated PREROUTING"],
@@ -170,6 +196,20 @@ ROWS = {
         True,
         ip=f"{GONE}{DELIVER}rule add fwmark 80 iif client lookup 100 priority 9",
         undo=f"{BACK}{NOT_DELIVER}rule del priority 9",
+    ),
+    "sources are looked up by mark": Row(
+        ["src_valid_mark"],
+        False,
+        ip=f"{GONE}{DELIVER}rule add fwmark 80 lookup 100 priority 9",
+        undo=f"{BACK}{NOT_DELIVER}rule del priority 9",
+        settings=("conf/all/src_valid_mark",),
+    ),
+    "sources are looked up by mark, for an interface": Row(
+        [],
+        True,
+        ip=f"{GONE}{DELIVER}rule add fwmark 80 iif client lookup 100 priority 9",
+        undo=f"{BACK}{NOT_DELIVER}rule del priority 9",
+        settings=("conf/client/src_valid_mark",),
     ),
     "prohibited by mark": Row(
         ["vip_not_local", "policy_rule"],
