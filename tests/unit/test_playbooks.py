@@ -209,6 +209,12 @@ def test_adopting_what_all_routers_do(fleet: Machines) -> None:
     assert fleet.files() == {"inventory/hosts.yml", "here/group_vars/all/lvs_services.yml"}
     assert yaml.safe_load((fleet.folder / "here/group_vars/all/lvs_services.yml").read_text()) == WRITTEN
     assert f"written: {fleet.folder}/here/group_vars/all/lvs_services.yml" in run.stdout
+    own = fleet.folder / "here/host_vars/router2/lvs_services.yml"
+    own.parent.mkdir(parents=True)
+    own.write_text("lvs_services: []\n")
+    run = fleet.play("lvs.fleet.adopt", "-e", "adopt_dir=here", "-e", "adopt_overwrite=true")
+    assert f"{own}: this router would not see the file" in run.stdout + run.stderr
+    assert failed(run) == ["router2"] and own.read_text() == "lvs_services: []\n"
 
 
 def test_adopting_what_routers_do_differently(fleet: Machines) -> None:
