@@ -12,7 +12,7 @@ one are found by their size, and those that lie in it are neighbours in a sorted
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import Generic, Iterator, Mapping, Sequence, Tuple, TypeVar
+from typing import Generic, Iterable, Iterator, Mapping, Sequence, Tuple, TypeVar
 
 from ._match import address_range, disjoint
 from ._model import MarkRule, PortRange
@@ -20,36 +20,50 @@ from ._model import MarkRule, PortRange
 T = TypeVar("T")
 # The first number of a block, and the power of two that is its size.
 Block = Tuple[int, int]
-_EVERY_PORT: Block = (0, 16)
+EVERY_ADDRESS: Block = (0, 128)
+EVERY_PORT: Block = (0, 16)
 
 
 class Overlaps:
     """Rules, by the packets that they may see."""
 
     def __init__(self, rules: Sequence[MarkRule]) -> None:
-        found: dict[Block, dict[Block, list[int]]] = {}
-        for place, rule in enumerate(rules):
-            ports = found.setdefault(_addresses(rule.destination), {})
-            for block in _ports(rule.ports):
-                ports.setdefault(block, []).append(place)
         self._rules = rules
-        self._destinations = _Blocks({block: _Blocks(ports) for block, ports in found.items()})
+        self._index = Index(
+            (place, _addresses(rule.destination), port_blocks(rule.ports)) for place, rule in enumerate(rules)
+        )
 
     def places(self, rule: MarkRule) -> list[int]:
         """The places of the rules that may see a packet of this one, from the first on."""
-        blocks = list(_ports(rule.ports))
-        near = {
-            place
-            for ports in self._destinations.meeting(_addresses(rule.destination))
-            for block in blocks
-            for places in ports.meeting(block)
-            for place in places
-        }
+        near = self._index.meeting(_addresses(rule.destination), port_blocks(rule.ports))
         return [place for place in sorted(near) if not disjoint(self._rules[place], rule)]
 
     def rules(self, rule: MarkRule) -> list[MarkRule]:
         """The rules that may see a packet of this one, in their order."""
         return [self._rules[place] for place in self.places(rule)]
+
+
+class Index:
+    """Places of rules, each by a block of addresses and blocks of ports."""
+
+    def __init__(self, rules: Iterable[tuple[int, Block, Iterable[Block]]]) -> None:
+        found: dict[Block, dict[Block, list[int]]] = {}
+        for place, addresses, ports in rules:
+            by_port = found.setdefault(addresses, {})
+            for block in ports:
+                by_port.setdefault(block, []).append(place)
+        self._by_address = _Blocks({addresses: _Blocks(by_port) for addresses, by_port in found.items()})
+
+    def meeting(self, addresses: Block, ports: Iterable[Block]) -> set[int]:
+        """The places of the rules that have addresses and ports in common with these."""
+        blocks = list(ports)
+        return {
+            place
+            for by_port in self._by_address.meeting(addresses)
+            for block in blocks
+            for places in by_port.meeting(block)
+            for place in places
+        }
 
 
 class _Blocks(Generic[T]):
@@ -72,16 +86,27 @@ class _Blocks(Generic[T]):
 def _addresses(network: str) -> Block:
     """A network as a block; no IPv4 address has the number of an IPv6 one."""
     version, first, last = address_range(network)
-    return (version << 128) + first, (last - first).bit_length()
+    return network_block(first + (version << 128), last + (version << 128))
 
 
-def _ports(ports: Sequence[PortRange]) -> Iterator[Block]:
-    """Ranges of ports as blocks, the largest that fit."""
+def network_block(first: int, last: int) -> Block:
+    """A network, by its first and its last address, as a block."""
+    return first, (last - first).bit_length()
+
+
+def is_network(first: int, last: int) -> bool:
+    """Whether two addresses are the first and the last one of a network."""
+    size = last - first + 1
+    return not size & (size - 1) and not first % size
+
+
+def port_blocks(ports: Sequence[PortRange]) -> Iterator[Block]:
+    """Ranges of ports as blocks, the largest that fit; every port where there are no ranges."""
     if not ports:
-        yield _EVERY_PORT
+        yield EVERY_PORT
     for low, high in ports:
         while low <= high:
-            aligned = (low & -low).bit_length() - 1 if low else _EVERY_PORT[1]
+            aligned = (low & -low).bit_length() - 1 if low else EVERY_PORT[1]
             size = min(aligned, (high - low + 1).bit_length() - 1)
             yield low, size
             low += 1 << size

@@ -9,10 +9,8 @@ every table, of both variants of iptables and of nftables: they are all called i
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain as joined
 from typing import Any, Collection, Iterable, Iterator, Mapping, NamedTuple, Sequence
 
 from ._conditions import (
@@ -32,7 +30,6 @@ from ._conditions import (
     UNKNOWN,
     UNTRACKED,
     Condition,
-    Interval,
     Intervals,
     Packets,
     answer,
@@ -43,6 +40,7 @@ from ._conditions import (
     without,
 )
 from ._model import FULL_MASK
+from ._overlaps import EVERY_ADDRESS, EVERY_PORT, Block, Index, is_network, network_block, port_blocks
 
 PREROUTING, INPUT, FORWARD, OUTPUT, POSTROUTING = "prerouting", "input", "forward", "output", "postrouting"
 # IPVS is called right before NAT of sources (priority 100), in LOCAL_IN for requests and in FORWARD for replies.
@@ -109,56 +107,25 @@ class Trouble(NamedTuple):
 # -- chains -------------------------------------------------------------------------------------------------------
 
 
-class _Intervals:
-    """Places of rules by an interval of numbers each: those that overlap another interval are found in log n steps.
-
-    Networks either hold each other or have nothing in common.
-    """
-
-    def __init__(self) -> None:
-        self._places: dict[Interval, list[int]] = {}
-        self._sizes: set[int] = set()
-        self._sorted: list[Interval] = []
-
-    def add(self, found: Interval, place: int) -> None:
-        self._places.setdefault(found, []).append(place)
-        self._sizes.add(found[1] - found[0] + 1)
-
-    def overlapping(self, own: Interval) -> Iterator[int]:
-        if len(self._sorted) != len(self._places):
-            self._sorted = sorted(self._places)
-        low, high = own
-        inside = self._sorted[bisect_left(self._sorted, (low, low)) : bisect_right(self._sorted, (high, high))]
-        around = ((low - low % size, low - low % size + size - 1) for size in self._sizes)
-        for found in {*inside, *(one for one in around if one in self._places)}:
-            yield from self._places[found]
-
-
 class RuleIndex:
     """The rules of a chain, such that thousands for other addresses and ports cost nothing."""
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         self.rules = [rule for rule in rules if rule.action != PASSES]
-        self._by_destination, self._by_port, self._by_source = _Intervals(), _Intervals(), _Intervals()
+        named: list[tuple[int, Block, Iterable[Block]]] = []
+        by_source: list[tuple[int, Block, Iterable[Block]]] = []
         self._others: list[int] = []
-        self._admission: list[int] = []
         for place, rule in enumerate(self.rules):
-            self._sort_in(place, rule)
-
-    def _sort_in(self, place: int, rule: Rule) -> None:
-        narrow = {one.kind: one.values for one in rule.conditions if not one.inverted}
-        destination, source, ports = (narrow.get(kind, ()) for kind in (DESTINATION, SOURCE, PORTS))
-        if len(destination) == 1 and _is_network(destination[0]):
-            self._by_destination.add(destination[0], place)
-        elif ports and all(low == high for low, high in ports):
-            for port in ports:
-                self._by_port.add(port, place)
-        elif len(source) == 1 and _is_network(source[0]) and rule.action in (ACCEPTS, DROPS):
-            self._by_source.add(source[0], place)
-            if rule.action == ACCEPTS:
-                self._admission.append(place)
-        else:
-            self._others.append(place)
+            narrow = {one.kind: one.values for one in rule.conditions if not one.inverted}
+            destination, source = (_network(narrow.get(kind, ())) for kind in (DESTINATION, SOURCE))
+            if destination or narrow.get(PORTS):
+                named.append((place, destination or EVERY_ADDRESS, port_blocks(narrow.get(PORTS, ()))))
+            elif source and rule.action in (ACCEPTS, DROPS):
+                by_source.append((place, source, [EVERY_PORT]))
+            else:
+                self._others.append(place)
+        self._by_name, self._by_source = Index(named), Index(by_source)
+        self._admission = [place for place, _source, _ports in by_source if self.rules[place].action == ACCEPTS][:1]
 
     def candidates(self, packets: Packets) -> list[Rule]:
         """The rules that packets may meet, in order.
@@ -167,14 +134,14 @@ class RuleIndex:
         such a list one rule is as good as all.
         """
         every_source = packets.source == packets.everywhere
-        by_source = self._admission[:1] if every_source else self._by_source.overlapping(packets.source)
+        source = network_block(*packets.source)
+        by_source = self._admission if every_source else self._by_source.meeting(source, [EVERY_PORT])
         places = {*self._others, *by_source, *self._named(packets)}
         return [self.rules[place] for place in sorted(places)]
 
     def _named(self, packets: Packets) -> set[int]:
         """Places of the rules that name an address or a port of packets."""
-        by_port = joined.from_iterable(map(self._by_port.overlapping, packets.ports))
-        return {*by_port, *self._by_destination.overlapping(packets.destination)}
+        return self._by_name.meeting(network_block(*packets.destination), port_blocks(packets.ports))
 
     @cached_property
     def _odd(self) -> list[Condition]:
@@ -195,9 +162,9 @@ class RuleIndex:
         return (*places, answers, packets.protocol, packets.source, packets.in_interface, packets.local)
 
 
-def _is_network(found: Interval) -> bool:
-    size = found[1] - found[0] + 1
-    return not size & (size - 1) and not found[0] % size
+def _network(intervals: Intervals) -> Block | None:
+    """Addresses that are one network."""
+    return network_block(*intervals[0]) if len(intervals) == 1 and is_network(*intervals[0]) else None
 
 
 # -- the way ------------------------------------------------------------------------------------------------------

@@ -91,6 +91,24 @@ def in_turns(number: int) -> FakeKernel:
     return kernel
 
 
+def foreign(number: int) -> FakeKernel:
+    """Rules of others beside ours: for the same addresses, for many more, and for none of ours."""
+    kernel = router(number)
+    add_to_hook(kernel, [mark_words(8080, place, 9) for place in range(number)])
+    kernel.mangle["ipv4"].chains["OWN"] = [Rule(f"-s {address(place)}/32 -j DROP") for place in range(number)]
+    return kernel
+
+
+def ports_of_one_address(number: int) -> FakeKernel:
+    kernel = FakeKernel()
+    ports = [{"destination": ["192.0.2.10"], "protocol": "tcp", "ports": [1000 + place]} for place in range(number)]
+    services = [{**service(place), "traffic": [ports[place]]} for place in range(number)]
+    run_module(lvs_service, kernel, services=services)
+    add_to_hook(kernel, [f"-d 192.0.2.10/32 -p tcp -m tcp --dport {1500 + place} -j MARK --set-xmark 0x9/0xffffffff"
+                         for place in range(number)])  # fmt: skip
+    return kernel
+
+
 def calls(work: Callable[[], object]) -> int:
     count = 0
 
@@ -112,7 +130,7 @@ def check_growth(prepare: Callable[[int], Callable[[], object]]) -> None:
     assert last <= (1 + BEND) * first, (small, middle, large)
 
 
-SHAPES = [router, one_by_hand, many_by_hand, conflicting, in_turns]
+SHAPES = [router, one_by_hand, many_by_hand, conflicting, in_turns, foreign, ports_of_one_address]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.__name__)
