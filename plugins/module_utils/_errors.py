@@ -8,13 +8,21 @@ from __future__ import annotations
 import os
 from typing import Sequence
 
+from ._text import printable_lines
+
 # What Python raises where an answer is not of the shape that it should have.
 MISSHAPEN = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 _SHOWN = 200
 
 
 class LvsError(Exception):
-    """Root of the collection's errors; its text is complete and needs no traceback."""
+    """Root of the collection's errors; its text is complete and needs no traceback.
+
+    It goes to a terminal as it is, and quotes rules, names and tools, in which other people may have put anything.
+    """
+
+    def __str__(self) -> str:
+        return printable_lines(super().__str__())
 
 
 class ValidationError(LvsError):

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Callable, Iterator
 
 from ._model import IPTABLES_MARK, LVS_SERVICE, ChainId, ChainRule, Declaration, MarkRule, RouterState, ServiceId
+from ._text import printable
 
 OwnRule = Callable[[ChainRule], bool]
 _OTHER = {LVS_SERVICE: IPTABLES_MARK, IPTABLES_MARK: LVS_SERVICE}
@@ -47,7 +48,7 @@ def shared(current: RouterState, declared: Declaration) -> list[str]:
     """Rules of the other module with a name or a mark of the declaration, for a warning."""
     names, ids = set(declared.names), {*declared.ids, *(ServiceId(rule.family, rule.mark) for rule in declared.rules)}
     found = dict.fromkeys(
-        f"lvs:{rule.name} with mark {rule.mark} ({key.family})"
+        f"lvs:{printable(rule.name)} with mark {rule.mark} ({key.family})"
         for key, rule in _of_the_other(current, declared)
         if rule.name in names or ServiceId(key.family, rule.mark) in ids
     )

@@ -21,8 +21,8 @@ def printable(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """The same with the line breaks as they are, for what has several lines of its own."""
-    return "\n".join(map(printable, text.split("\n")))
+    """The same with line breaks and tabs as they are, for what has several lines of its own."""
+    return re.sub(r"[^\n\t]+", lambda part: printable(part[0]), text)
 
 
 def plain(value: object) -> str:

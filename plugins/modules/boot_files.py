@@ -120,6 +120,7 @@ from ansible_collections.lvs.fleet.plugins.module_utils import _host as host
 from ansible_collections.lvs.fleet.plugins.module_utils import _parts as parts
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError, ParseError, ValidationError, reason
 from ansible_collections.lvs.fleet.plugins.module_utils._options import is_text, path_problem, show
+from ansible_collections.lvs.fleet.plugins.module_utils._text import printable_lines
 
 UNITS = "/etc/systemd/system"
 WANTS = f"{UNITS}/multi-user.target.wants"
@@ -231,8 +232,8 @@ def wanted(files: list[dict[str, Any]], before: dict[str, str | None]) -> dict[s
 
 
 def shown(text: str | None) -> str:
-    """Bytes that are no text have no place in a module's answer."""
-    return (text or "").encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    """Bytes that are no text have no place in a module's answer, nor has what a terminal would act on."""
+    return printable_lines((text or "").encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
 
 
 def converge_file(changes: Changes, file: dict[str, Any], before: str | None, after: str | None) -> None:

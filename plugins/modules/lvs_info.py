@@ -252,6 +252,7 @@ from ansible_collections.lvs.fleet.plugins.module_utils._router import (
     saved_table,
     ways_to,
 )
+from ansible_collections.lvs.fleet.plugins.module_utils._text import printable
 from ansible_collections.lvs.fleet.plugins.module_utils._way import Follower, Hook
 from ansible_collections.lvs.fleet.plugins.module_utils._way_iptables import hooks, saved_rules
 
@@ -365,6 +366,16 @@ def survey() -> dict[str, Any]:
     policies, misrouted, local = routing(state)
     controllers, daemon = surroundings.programs()
     adoptable, not_adoptable = adoption.adoptable(state, rules.tables, rules.given, services)
+    problems = [
+        *rules.problems,
+        *report.problems(state, rules.given),
+        *undeclarable,
+        *misrouted,
+        *on_their_way(state, rules, local),
+        *duplicates(state, rules),
+        *conflict.controller_problems(controllers),
+        *conflict.firewall_problems(surroundings.flushing_units(), rules.chains),
+    ]
     return {
         "services": services,
         "rules": report.rules(state),
@@ -377,17 +388,8 @@ def survey() -> dict[str, Any]:
         "controllers": controllers,
         "firewalls": [*daemon, *conflict.firewalls(rules.saved)],
         "adoptable": adoptable,
-        "not_adoptable": not_adoptable,
-        "problems": [
-            *rules.problems,
-            *report.problems(state, rules.given),
-            *undeclarable,
-            *misrouted,
-            *on_their_way(state, rules, local),
-            *duplicates(state, rules),
-            *conflict.controller_problems(controllers),
-            *conflict.firewall_problems(surroundings.flushing_units(), rules.chains),
-        ],
+        "not_adoptable": [printable(reason) for reason in not_adoptable],
+        "problems": [{**problem, "message": printable(problem["message"])} for problem in problems],
     }
 
 

@@ -243,6 +243,14 @@ def test_one_way_takes_the_place_of_another(tmp_path: Path) -> None:
     assert not converge(**way)["changed"]
 
 
+def test_what_a_terminal_would_act_on_is_an_escape_in_a_diff(tmp_path: Path) -> None:
+    """Lines of other people, and what was in our place; the file itself keeps every byte."""
+    theirs = tmp_path / "theirs"
+    theirs.write_bytes(b"#\tx\x1b[2J\xc2\x85\xe2\x80\xa8\r\n")
+    diffs = converge([file(theirs, "-C\n", part="ipvsadm")])["diff"] + converge([file(theirs)])["diff"]
+    assert [diff["before"].split("\n")[0] for diff in diffs] == ["#\tx\\x1b[2J\\x85\\u2028\\r"] * 2
+
+
 def test_a_folder_stays_for_what_somebody_keeps_in_it(tmp_path: Path) -> None:
     folder = tmp_path / "x.service.d"
     converge([file(folder / "ours.conf"), file(folder / "own.conf")])
@@ -263,7 +271,7 @@ def test_somebody_elses_file_keeps_what_is_his(tmp_path: Path) -> None:
     owner = (theirs.stat().st_uid, theirs.stat().st_gid)
     done = converge([file(linked, "-C\n", part="ipvsadm")])
     assert done["operations"] == [f"write {linked}"]
-    assert json.loads(json.dumps(done))["diff"][0]["before"] == "# caf\ufffd\r\n-A X\x0c\n"
+    assert json.loads(json.dumps(done))["diff"][0]["before"] == "# caf\ufffd\\r\n-A X\\x0c\n"
     assert linked.is_symlink()
     assert theirs.read_bytes() == b"# caf\xe9\r\n-A X\x0c\n# BEGIN lvs.fleet\n-C\n# END lvs.fleet\n"
     assert (theirs.stat().st_mode & 0o777, theirs.stat().st_uid, theirs.stat().st_gid) == (0o640, *owner)

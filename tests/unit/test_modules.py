@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from ansible.module_utils.basic import AnsibleModule
 from hypothesis import given
 
 from ansible_collections.lvs.fleet.plugins.module_utils import _report as report
@@ -129,15 +130,39 @@ def test_a_refusal_is_a_failure_with_a_message(
     assert set(answer) == {"failed", "msg"}
 
 
-def test_what_a_terminal_would_act_on_stays_an_escape() -> None:
-    """Words of somebody else, who wrote a rule into our chain by hand."""
+# A rule that somebody else wrote into our chain by hand.
+HOSTILE = '-m comment --comment "lvs:x\x1b[2J\x85" -j MARK --set-xmark 0x9/0xffffffff'
+
+
+def with_hostile_rule() -> FakeKernel:
     kernel = FakeKernel()
-    kernel.mangle["ipv4"].chains["LVS-MARK"] = [
-        Rule('-m comment --comment "lvs:x\x1b[2J\x85" -j MARK --set-xmark 0x9/0xffffffff')
-    ]
-    done = run_module(iptables_mark, kernel, rules=[], purge=True)
+    kernel.mangle["ipv4"].chains[CHAIN] = [Rule(HOSTILE)]
+    return kernel
+
+
+def test_what_a_terminal_would_act_on_stays_an_escape(monkeypatch: pytest.MonkeyPatch) -> None:
+    warned: list[str] = []
+    monkeypatch.setattr(AnsibleModule, "warn", lambda _module, warning: warned.append(warning))
+    done = run_module(iptables_mark, with_hostile_rule(), rules=[], purge=True)
     said = [*done["operations"], *done["changes"], *done["diff"]["before"].splitlines()]
-    assert all(line.isprintable() for line in said) and any(r"lvs:x\x1b[2J\x85" in line for line in said)
+    run_module(iptables_mark, with_hostile_rule(), rules=[{**MARK, "mark": 9}])
+    told = run_module(lvs_info, with_hostile_rule())
+    problems = [problem["message"] for problem in told["problems"]]
+    for lines in (said, warned, problems, told["not_adoptable"]):
+        assert all(line.isprintable() for line in lines) and any(r"x\x1b[2J\x85" in line for line in lines)
+
+
+@pytest.mark.parametrize("module, options, _operations, _diff", CASES[:2], ids=lambda v: getattr(v, "__name__", ""))
+def test_what_a_tool_quotes_stays_an_escape(
+    module: ModuleType, options: dict[str, Any], _operations: Any, _diff: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the message of a failure, whose own line breaks stay."""
+    kernel = FakeKernel()
+    refused = SimpleNamespace(returncode=1, stdout="", stderr="x\x1b[2J\x85\u2028\r\n\ty\n")
+    monkeypatch.setattr(kernel, "_restore", lambda *_arguments: refused)
+    message = run_module(module, kernel, **options)["msg"]
+    assert r"x\x1b[2J\x85\u2028\r" + "\n\ty\n" in message
+    assert all(char.isprintable() or char in "\n\t" for char in message)
 
 
 def test_the_lock_timeout_arrives() -> None:
