@@ -50,7 +50,7 @@ lint: $(ready) ## style, types, shell, licence headers, sandboxes, documentation
 	$(step) 'lint: documentation' antsibull-docs lint-collection-docs \
 		--plugin-docs --validate-collection-refs=all --check-extra-docs-refs --skip-rstcheck .
 	$(step) 'lint: execution environment' tests/tools/ee
-	$(step) 'lint: ansible-lint' ansible-lint --nocolor $(LINT)
+	$(step) 'lint: ansible-lint' ansible-lint --nocolor $(LINTED)
 
 .PHONY: build
 build: $(ready) .build/importer ## the collection as .build/dist/*.tar.gz, installed, tried, and shown to Galaxy's importer

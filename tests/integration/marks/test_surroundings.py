@@ -69,6 +69,7 @@ def test_another_program_holds_the_tables(router: Router, monkeypatch: pytest.Mo
         letting_go = threading.Thread(target=let_go_once_wanted, args=(held,), daemon=True)
         letting_go.start()
         assert router.run("iptables_mark", rules=RULES)["changed"]
+        letting_go.join(60)
         assert not letting_go.is_alive()
 
 
