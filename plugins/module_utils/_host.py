@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import glob
 import os
 import re
@@ -133,6 +134,11 @@ def is_own(path: str) -> bool:
     return found.st_uid in (0, os.geteuid()) and not stat.S_ISLNK(found.st_mode)
 
 
+def is_own_file(path: str) -> bool:
+    """The same, and whether it has root's group or ours, as the files have that we make."""
+    return is_own(path) and os.lstat(path).st_gid in (0, os.getegid())
+
+
 def folder_problem(folder: str) -> str:
     """Why root's own files are not safe in a folder; empty if they are, or if it is still to be made.
 
@@ -158,7 +164,14 @@ def mode_of(path: str) -> int:
 def write_file(path: str, content: str, mode: int) -> None:
     """Put a file in place as a whole: whoever reads it, even after a crash, finds the old text or the new one."""
     os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    _replace(path, content, lambda temporary: os.chmod(temporary, mode))
+
+    def make_own(temporary: str) -> None:
+        # A folder may give its group to new files: /usr/local/sbin on the Debian family, to staff.
+        if not os.geteuid():
+            os.chown(temporary, 0, 0)
+        os.chmod(temporary, mode)
+
+    _replace(path, content, make_own)
 
 
 def rewrite_file(path: str, content: str) -> None:
@@ -215,8 +228,7 @@ def way_back(path: str) -> Callable[[], None]:
         target = os.readlink(path)
         return lambda: link(path, target)
     if os.path.isdir(path):
-        mode = mode_of(path)
-        return lambda: os.makedirs(path, mode, exist_ok=True)
+        return functools.partial(_put_folder_back, path, mode_of(path))
     if not os.path.exists(path):
         return lambda: remove(path) if os.path.lexists(path) else None
     text, mode, owner = read_text(path), mode_of(path), os.stat(path)
@@ -230,6 +242,11 @@ def way_back(path: str) -> Callable[[], None]:
         os.chown(path, owner.st_uid, owner.st_gid)
 
     return put_back
+
+
+def _put_folder_back(path: str, mode: int) -> None:
+    os.makedirs(path, exist_ok=True)
+    os.chmod(path, mode)
 
 
 def remove(path: str) -> None:

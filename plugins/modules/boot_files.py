@@ -13,8 +13,9 @@ description:
   - Compares a set of small files with what they should hold, and writes those that differ, each atomically.
   - Keeps its own part, and only that, in files that others write, too.
   - Enables systemd units by the link that C(systemctl enable) makes, so that check mode can tell about units to come.
-  - Makes a file of ours anew that belongs to another user than root, or has a link in its place. What the link leads to
-    is neither read nor changed.
+  - Makes a file of ours anew that belongs to another user or group than root, or has a link in its place. What the link
+    leads to is neither read nor changed.
+  - Gives C(/etc/lvs), which is ours as a whole, the mode 0700. Other folders that are there keep their modes.
   - Refuses folders that are links, belong to another user, or in which others can write.
   - Removes only when everything that should be there is, so that a run that dies half way leaves one way to come back.
   - Removes temporary files (C(.lvs-) and eight characters) that a run which was killed has left beside them.
@@ -124,6 +125,9 @@ from ansible_collections.lvs.fleet.plugins.module_utils._text import printable_l
 
 UNITS = "/etc/systemd/system"
 WANTS = f"{UNITS}/multi-user.target.wants"
+# The folder that is ours as a whole. Others belong to the distribution, with their modes.
+OWN_FOLDER = "/etc/lvs"
+OWN_FOLDER_MODE = 0o700
 
 
 class Changes:
@@ -194,11 +198,15 @@ def file_problems(file: dict[str, Any]) -> list[str]:
     return problems
 
 
+def folders_of(options: dict[str, Any]) -> list[str]:
+    paths = [*(file["path"] for file in options["files"]), *options["absent"]]
+    return sorted({WANTS, *map(os.path.dirname, paths)})
+
+
 def check_places(options: dict[str, Any]) -> None:
     """Raises ValidationError for folders in which others can write, and for files that are no files."""
     paths = [file["path"] for file in options["files"]]
-    folders = sorted({WANTS, *(os.path.dirname(path) for path in (*paths, *options["absent"]))})
-    problems = [why for why in map(host.folder_problem, folders) if why]
+    problems = [why for why in map(host.folder_problem, folders_of(options)) if why]
     problems += [f"{path} is there, and is no regular file; remove it" for path in paths
                  if os.path.exists(path) and not os.path.isfile(path)]  # fmt: skip
     if problems:
@@ -242,8 +250,8 @@ def converge_file(changes: Changes, file: dict[str, Any], before: str | None, af
         converge_absent(changes, path)
         return
     ours = before is None or not file["part"]
-    # One that belongs to somebody else is made anew: he may have it open. And a link gives way to a file.
-    theirs = ours and before is not None and not host.is_own(path)
+    # One that is another user's or group's is made anew: he may have it open. And a link gives way to a file.
+    theirs = ours and before is not None and not host.is_own_file(path)
     wrong_mode = ours and before is not None and not theirs and host.mode_of(path) != mode
     if wrong_mode:
         changes.do(f"chmod {mode:04o} {path}", os.chmod, path, mode)
@@ -253,6 +261,12 @@ def converge_file(changes: Changes, file: dict[str, Any], before: str | None, af
         changes.do(f"write {path}", host.rewrite_file, path, after)
     if wrong_mode or theirs or before != after:
         changes.show(path, f"{mode:04o}" if ours else "our part", before, after)
+
+
+def converge_own_folder(changes: Changes) -> None:
+    """A folder that was made by hand lets everybody look into it."""
+    if os.path.isdir(OWN_FOLDER) and host.mode_of(OWN_FOLDER) != OWN_FOLDER_MODE:
+        changes.do(f"chmod {OWN_FOLDER_MODE:04o} {OWN_FOLDER}", os.chmod, OWN_FOLDER, OWN_FOLDER_MODE)
 
 
 def converge_unit(changes: Changes, unit: str, enabled: bool) -> None:
@@ -301,7 +315,9 @@ def carry_out(
     options: dict[str, Any], before: dict[str, str | None], after: dict[str, str | None], changes: Changes
 ) -> None:
     files = options["files"]
-    for folder in sorted({WANTS, *(os.path.dirname(path) for path in (*before, *options["absent"]))}):
+    for folder in folders_of(options):
+        if folder == OWN_FOLDER:
+            converge_own_folder(changes)
         for path in host.leftovers(folder):
             changes.do(f"remove {path}", host.remove, path)
     # What brings the router back is complete before anything that did so until now goes, be it a part of a file.

@@ -23,6 +23,7 @@ from ansible_collections.lvs.fleet.tests.unit.running import run_module
 def units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(boot_files, "UNITS", f"{tmp_path}/system")
     monkeypatch.setattr(boot_files, "WANTS", f"{tmp_path}/system/wants")
+    monkeypatch.setattr(boot_files, "OWN_FOLDER", f"{tmp_path}/lvs")
     return tmp_path / "system"
 
 
@@ -149,7 +150,7 @@ def test_files_that_cannot_take_our_part(tmp_path: Path) -> None:
     assert snapshot(tmp_path) == before
 
 
-@pytest.mark.parametrize("kind", ["link", "owner"])
+@pytest.mark.parametrize("kind", ["link", "owner", "group"])
 def test_a_file_of_right_content_that_is_not_roots_is_made_anew(tmp_path: Path, kind: str) -> None:
     """What root runs at boot is root's own, and what a link led to stays as it is, and unread."""
     path, theirs = tmp_path / "lvs-restore", tmp_path / "theirs"
@@ -159,15 +160,34 @@ def test_a_file_of_right_content_that_is_not_roots_is_made_anew(tmp_path: Path, 
     elif os.geteuid():
         pytest.skip("takes root")
     else:
+        # A folder may give its group to what is made in it.
+        os.chown(tmp_path, -1, 1000)
+        tmp_path.chmod(0o2700)
         path.write_text("text\n")
-        os.chown(path, 1000, 1000)
+        path.chmod(0o600)
+        os.chown(path, 1000 if kind == "owner" else 0, 1000)
     inode = path.lstat().st_ino
     predicted = converge([file(path)], check_mode=True)
     assert converge([file(path)]) == predicted
     assert predicted["operations"] == [f"write {path}"]
     assert (path.is_symlink(), path.lstat().st_uid, path.read_text()) == (False, os.geteuid(), "text\n")
+    assert path.lstat().st_gid == os.getegid()
     assert path.lstat().st_ino != inode and theirs.read_text() == "text\n"
     assert not converge([file(path)])["changed"]
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o750, 0o2700, 0o500])
+def test_our_own_folder_is_for_root_alone(tmp_path: Path, mode: int) -> None:
+    """And others are the distribution's, with their modes."""
+    for name in ("lvs", "sysctl.d"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name).chmod(mode)
+    files = [file(tmp_path / "lvs/marks.v4"), file(tmp_path / "sysctl.d/90-lvs-fleet.conf")]
+    predicted = converge(files, check_mode=True)
+    assert converge(files) == predicted
+    assert predicted["operations"][0] == f"chmod 0700 {tmp_path}/lvs" and len(predicted["operations"]) == 3
+    assert [host.mode_of(f"{tmp_path}/{name}") for name in ("lvs", "sysctl.d")] == [0o700, mode]
+    assert not converge(files)["changed"]
 
 
 @pytest.mark.parametrize("kind", ["link", "mode", "owner", "file"])
@@ -299,8 +319,9 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, place: int, error: Exception | None
 def settle_everything(tmp_path: Path) -> dict[str, Any]:
     """Something to change in every way there is; the options that change it."""
     system, folder = tmp_path / "system", tmp_path / "dropped.d"
-    folder.mkdir()
-    folder.chmod(0o750)
+    for ours in (folder, tmp_path / "lvs"):
+        ours.mkdir()
+        ours.chmod(0o750)
     (system / "wants").mkdir(parents=True)
     (system / "wants/off.service").symlink_to("/nowhere/off.service")
     (system / "wants/elsewhere.service").symlink_to("/dev/null")
@@ -311,6 +332,7 @@ def settle_everything(tmp_path: Path) -> dict[str, Any]:
     return {
         "files": [
             file(tmp_path / "deep/new"),
+            file(tmp_path / "lvs/vips"),
             file(tmp_path / "mode", "mode\n"),
             file(tmp_path / "both"),
             file(tmp_path / "theirs", "-C\n", part="ipvsadm"),
@@ -322,7 +344,7 @@ def settle_everything(tmp_path: Path) -> dict[str, Any]:
     }
 
 
-COUNT = 13
+COUNT = 15
 
 
 @pytest.mark.parametrize("place", range(COUNT))
@@ -358,14 +380,14 @@ def test_a_mistake_of_ours_is_undone_as_well(tmp_path: Path, monkeypatch: pytest
 
 def test_when_going_back_fails_as_well_the_message_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     way = settle_everything(tmp_path)
-    fail_at(monkeypatch, 10)
+    fail_at(monkeypatch, 12)
     symlink = os.symlink
     monkeypatch.setattr(host.os, "symlink", lambda to, at: refuse(at) if "/off" in to else symlink(to, at))
     with pytest.raises(LvsError) as caught:
         converge(**way)
     assert str(caught.value) == (
         "[Errno 28] No space left on device\nGoing back failed as well, so the files are half changed "
-        "(10 operations were done): [Errno 13] Permission denied: " + repr(f"{tmp_path}/system/wants/off.service")
+        "(12 operations were done): [Errno 13] Permission denied: " + repr(f"{tmp_path}/system/wants/off.service")
     )
 
 
