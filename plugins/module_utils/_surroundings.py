@@ -12,6 +12,7 @@ from ipaddress import ip_network
 from typing import Any, Callable, Iterable, Mapping, Sequence, TypeVar
 
 from . import _host as host
+from . import _tc as tc
 from ._errors import MISSHAPEN, not_understood
 from ._model import FAMILIES, FULL_MASK, IPV4
 
@@ -161,6 +162,22 @@ def _manages_ipvs(pid: int, name: str, arguments: list[str], there: Sequence[str
     if name == "keepalived":
         return checkers and not any(map(_VRRP_ALONE.fullmatch, arguments))
     return True
+
+
+def mark_filters() -> dict[str, list[tc.MarkFilter]]:
+    """The filters of traffic control that ask for a mark on the way out, by device.
+
+    Where tc cannot print a filter, as one that was made without a handle, its answer ends there.
+    """
+    if not host.installed("tc"):
+        return {}
+    found = {}
+    _status, listing, _said = host.attempt(["tc", "qdisc", "show"])
+    for device, places in tc.places(listing).items():
+        asked = "".join(f"filter show dev {device} {place}\n" for place in places)
+        _status, answer, _said = host.attempt(["tc", "-force", "-batch", "-"], asked)
+        found[device] = tc.mark_filters(answer)
+    return found
 
 
 def sources_by_mark() -> list[str]:

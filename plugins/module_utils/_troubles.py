@@ -11,8 +11,9 @@ from typing import Any, Collection, Iterable, Mapping, NamedTuple, Sequence
 from . import _way as way
 from ._conditions import ESTABLISHED, EVERY_PORT, INVALID, NEW, Packets, interval, packets_of
 from ._iptables import COMMAND, render_ports, render_rule
-from ._model import FULL_NETMASK, NFTABLES, Chain, ChainId, MarkRule, Pool, ServiceId
+from ._model import FULL_NETMASK, IPV4, IPV6, NFTABLES, Chain, ChainId, MarkRule, Pool, ServiceId
 from ._nftables import PRIORITY, table_words
+from ._tc import MarkFilter
 
 # What a rule does, whether it does so or only may, and what to do about it.
 _WORDS = {
@@ -29,6 +30,7 @@ _REMEDIES = {
     way.DROPPED: "accept them before it",
     way.TRANSLATED: "except these packets from it",
 }
+_TC_PROTOCOLS = {IPV4: "ip", IPV6: "ipv6"}
 # Of a list of rules in a message.
 _SHOWN = 2
 
@@ -196,15 +198,36 @@ def mark_readers(hooks: Collection[way.Hook], own: Sequence[MarkRule]) -> list[d
     found = []
     for hook, rule in way.readers(behind):
         met = [mine for mine in own if way.singled_out(rule, packets_of(mine), mine.mark)]
-        names = dict.fromkeys(mine.name for mine in met)
         if met:
-            mine, others = met[0], f" and {len(names) - 1} more" if len(names) > 1 else ""
-            does = f"singles out packets with the mark {mine.mark} behind IPVS; take a mark that it does not ask for"
-            subject = {"name": mine.name, "fwmark": mine.mark, "family": mine.family}
             place = {"table": hook.table, "chain": rule.chain, "position": rule.position}
-            message = f"{mine.name}{others}: {where(hook.table, rule)} {does}"
-            found.append({"kind": "mark_read", "message": message, **subject, **place})
+            found.append({**_read_problem(where(hook.table, rule), met), **place})
     return found
+
+
+def filter_readers(filters: Mapping[str, Iterable[MarkFilter]], own: Sequence[MarkRule]) -> list[dict[str, Any]]:
+    """Filters of traffic control, by device, that single out packets with our marks when these leave the router."""
+    masks = {mask for of_device in filters.values() for one in of_device for _value, mask in one.marks}
+    given: dict[tuple[int, int], list[MarkRule]] = {}
+    for mine in own:
+        for mask in masks:
+            given.setdefault((mine.mark & mask, mask), []).append(mine)
+    found = []
+    for device, of_device in filters.items():
+        for one in of_device:
+            # Of 0 under a mask, packets without a mark are asked for: those of others.
+            asked = (mine for value, mask in one.marks if value for mine in given.get((value, mask), ()))
+            met = [mine for mine in asked if one.protocol in ("all", _TC_PROTOCOLS[mine.family])]
+            if met:
+                found.append({**_read_problem(f"tc on device {device} ({one.text})", met), "device": device})
+    return found
+
+
+def _read_problem(reader: str, met: Sequence[MarkRule]) -> dict[str, Any]:
+    mine, names = met[0], {one.name for one in met}
+    others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    does = f"singles out packets with the mark {mine.mark} behind IPVS; take a mark that it does not ask for"
+    subject = {"name": mine.name, "fwmark": mine.mark, "family": mine.family}
+    return {"kind": "mark_read", "message": f"{mine.name}{others}: {reader} {does}", **subject}
 
 
 def where(table: str, rule: way.Rule) -> str:

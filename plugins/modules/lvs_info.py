@@ -202,7 +202,7 @@ problems:
       C(connmark) - a later rule restores the mark of the connection. C(dropped) - a rule or a policy drops the packets
       before IPVS sees them, or what a masqueraded real server answers. C(translated) - a rule gives them another
       destination. C(mark_read) - a rule behind IPVS singles out packets with our mark. These have C(table), C(chain)
-      and C(position) of the rule; the position of a policy is 0.
+      and C(position) of the rule; the position of a policy is 0. A filter of C(tc) that does so has its C(device).
     - C(policy_rule) - a routing rule takes packets elsewhere because of their mark. C(src_valid_mark) - a setting has
       the kernel drop packets because of their mark. C(controller) - another program manages IPVS.
       C(firewall) - a firewall is going to remove our rules of iptables.
@@ -372,6 +372,7 @@ def survey() -> dict[str, Any]:
         *undeclarable,
         *misrouted,
         *on_their_way(state, rules, local),
+        *trouble.filter_readers(surroundings.mark_filters(), report.own_rules(state)),
         *duplicates(state, rules),
         *conflict.controller_problems(controllers),
         *conflict.firewall_problems(surroundings.flushing_units(), rules.chains),

@@ -397,6 +397,8 @@ class FakeKernel:
         # What "ip rule" and "ip route show table TABLE type local" print, by option.
         self.policy_rules: dict[str, list[dict[str, Any]]] = {}
         self.local_routes: dict[tuple[str, str], list[str]] = {}
+        # What tc prints to the commands of a batch, and to "tc qdisc show" (without commands).
+        self.traffic_control: dict[str, str] = {}
         self.processes: list[tuple[int, str, list[str]]] = []
         self.units: list[str] = []
         self.devices = ("lo", "eth0")
@@ -509,6 +511,9 @@ class FakeKernel:
             lines = [self._way(words[2]) for words in asked]
             failed = [f"Command failed -:{number}\n" for number, line in enumerate(lines, start=1) if not line]
             return SimpleNamespace(returncode=2, stdout="".join(lines), stderr="".join(failed))
+        if tool == "tc":
+            assert arguments == (["-force", "-batch", "-"] if input else ["qdisc", "show"])
+            return SimpleNamespace(returncode=0, stdout=self.traffic_control[input], stderr="")
         if tool == "nft" and "nft" in self.installed:
             return self._nft(arguments, input)
         if tool in ("iptables-legacy-save", "ip6tables-legacy-save"):

@@ -385,6 +385,25 @@ def test_info_of_a_service() -> None:
     assert (counted["fwmark"], counted["real_servers"][0]["active_connections"]) == (80, 0)
 
 
+def test_info_asks_tc_once_for_each_device() -> None:
+    kernel = FakeKernel()
+    run_module(lvs_service, kernel, services=[WEB])
+    kernel.local = {"192.0.2.10"}
+    kernel.installed.add("tc")
+    kernel.traffic_control = {
+        "": "qdisc noqueue 0: dev lo root\nqdisc htb 1: dev eth0 root\nqdisc clsact ffff: dev eth0 parent ffff:fff1\n",
+        "filter show dev eth0 parent 1:\nfilter show dev eth0 egress\n": (
+            "filter protocol ip pref 1 fw chain 0 handle 0x50\n"
+        ),
+    }
+    [found] = info(kernel)["problems"]
+    assert found == {
+        "kind": "mark_read", "name": "web", "fwmark": 80, "family": "ipv4", "device": "eth0",
+        "message": "web: tc on device eth0 (filter protocol ip pref 1 fw chain 0 handle 0x50) singles out packets "
+        "with the mark 80 behind IPVS; take a mark that it does not ask for",
+    }  # fmt: skip
+
+
 def foreign_rule(kernel: FakeKernel) -> None:
     kernel.mangle["ipv4"].chains[CHAIN].append(Rule("-j RETURN"))
 

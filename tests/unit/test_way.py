@@ -21,7 +21,9 @@ from ansible_collections.lvs.fleet.plugins.module_utils._model import (
     ServiceId,
     VirtualService,
 )
+from ansible_collections.lvs.fleet.plugins.module_utils._tc import mark_filters, places
 from ansible_collections.lvs.fleet.plugins.module_utils._troubles import (
+    filter_readers,
     mark_readers,
     mark_troubles,
     replies,
@@ -325,6 +327,77 @@ def test_readers_of_our_mark_behind_ipvs(case: str) -> None:
     told = mark_readers(list(hooks(saved_rules(saved({"nat": rules})), "ipv4")), [replace(WEB, mark=mark)])
     assert [problem["kind"] for problem in told] == ["mark_read"] * found
     assert not found or f"singles out packets with the mark {mark} behind IPVS" in told[0]["message"]
+
+
+# What tc 6.1 prints, without the spaces at the ends of lines.
+FW = "filter protocol {} pref 1 fw chain 0 \nfilter protocol {} pref 1 fw chain 0 handle {}classid 1:20 \n"
+U32 = """filter parent 1: protocol ip pref 3 u32 chain 0
+filter parent 1: protocol ip pref 3 u32 chain 0 fh 800: ht divisor 1
+filter parent 1: protocol ip pref 3 u32 chain 0 fh 800::800 order 2048 key ht 800 bkt 0 *flowid 1:20 not_in_hw
+  mark 0x0050 {} (success 0)
+  match 00000050/0000ffff at 20
+"""
+BASIC = """filter protocol ip pref 4 basic chain 0
+filter protocol ip pref 4 basic chain 0 handle 0x1 flowid 1:20
+  meta(nf_mark {}eq {})
+  AND meta(nf_mark gt 7)
+
+"""
+SKBEDIT = """filter protocol ip pref 2 matchall chain 0
+filter protocol ip pref 2 matchall chain 0 handle 0x1
+  not_in_hw
+\taction order 1: skbedit  mark 80 pipe
+\t index 3 ref 1 bind 1
+
+"""
+# What is printed of a filter, a mark of ours, and whether the filter is told.
+FILTERS: dict[str, tuple[str, int, bool]] = {
+    "by the mark": (FW.format("ip", "ip", "0x50 "), 80, True),
+    "as an older tc prints it": ("filter parent 1: protocol ip pref 1 fw handle 0x50 classid 1:20", 80, True),
+    "every protocol": (FW.format("all", "all", "0x50 "), 80, True),
+    "IPv6 alone": (FW.format("ipv6", "ipv6", "0x50 "), 80, False),
+    "another mark": (FW.format("ip", "ip", "0x51 "), 80, False),
+    "by a bit": (FW.format("ip", "ip", "0x4000/0x4000 "), 0x4001, True),
+    "by a bit that we leave alone": (FW.format("ip", "ip", "0x4000/0x4000 "), 80, False),
+    "without a handle": ("filter protocol ip pref 6 fw chain 0 \n", 80, False),
+    "u32": (U32.format("0xffffffff"), 80, True),
+    "u32 under a mask": (U32.format("0x00ff"), 0x150, True),
+    "u32, another mark": (U32.format("0x00ff"), 81, False),
+    "an expression": (BASIC.format("", 80), 80, True),
+    "an expression under a mask": (BASIC.format("mask 0x000000ff ", 80), 0x150, True),
+    "an expression, another mark": (BASIC.format("", 81), 80, False),
+    "a large mark": (BASIC.format("", -1294967296), 3000000000, True),
+    "who sets a mark": (SKBEDIT, 80, False),
+    "nothing": ("", 80, False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FILTERS)
+def test_filters_of_traffic_control_that_read_our_mark(case: str) -> None:
+    printed, mark, found = FILTERS[case]
+    told = filter_readers({"eth0": mark_filters(printed)}, [replace(WEB, mark=mark)])
+    assert [(problem["kind"], problem["device"]) for problem in told] == [("mark_read", "eth0")] * found
+    assert not found or f"singles out packets with the mark {mark} behind IPVS" in told[0]["message"]
+
+
+def test_a_filter_is_told_once() -> None:
+    own = [replace(WEB, mark=mark, name=f"s{mark}") for mark in (80, 336)]
+    [found] = filter_readers({"eth0": mark_filters(U32.format("0x00ff"))}, own)
+    filter_line = "filter parent 1: protocol ip pref 3 u32 chain 0 fh 800::800 order 2048 key ht 800 bkt 0"
+    assert found["message"].startswith(f"s80 and 1 more: tc on device eth0 ({filter_line}")
+
+
+def test_filters_are_looked_for_where_packets_leave() -> None:
+    printed = """qdisc noqueue 0: dev lo root refcnt 2
+qdisc mq 0: dev eth0 root
+qdisc fq_codel 0: dev eth0 parent :1 limit 10240p flows 1024 quantum 1514
+qdisc ingress ffff: dev eth0 parent ffff:fff1 ----------------
+qdisc htb 1: dev eth1 root refcnt 2 r2q 10 default 0x10 direct_packets_stat 0 direct_qlen 1000
+qdisc tbf 30: dev eth1 parent 1:30 rate 1Mbit burst 32Kb lat 50ms
+qdisc clsact ffff: dev eth1 parent ffff:fff1
+qdisc fq 8001: dev bond0.7 root refcnt 2 limit 10000p
+"""
+    assert places(printed) == {"eth1": ["parent 1:", "parent 30:", "egress"], "bond0.7": ["parent 8001:"]}
 
 
 def services(number: int) -> list[MarkRule]:

@@ -30,7 +30,7 @@ RESTORE = "-j CONNMARK --restore-mark"
 class Row:
     """What somebody does to a good router, the problems then told, by kind and chain, and whether clients are served.
 
-    rules are commands of iptables by their table; ip and undo are commands of ip; settings are files in
+    rules are commands of iptables by their table; the next four are commands of ip and tc; settings are files in
     /proc/sys/net/ipv4, set to 1 for the row.
     """
 
@@ -39,6 +39,8 @@ class Row:
     rules: dict[str, str] = field(default_factory=dict)
     ip: str = ""
     undo: str = ""
+    tc: str = ""
+    undo_tc: str = ""
     settings: tuple[str, ...] = ()
 
 
@@ -47,6 +49,7 @@ EMPTY = "*filter\n:INPUT ACCEPT\n:FORWARD ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n"
 EMPTY += "".join(f"*{table}\nCOMMIT\n" for table in ("raw", "nat", "security"))
 # The address is no more the router's own; packets with our mark are delivered to it all the same.
 GONE, BACK = f"addr del {VIP}/32 dev lo\n", f"addr add {VIP}/32 dev lo\n"
+CLASSIFIED, UNCLASSIFIED = "qdisc add dev server1 clsact\n", "qdisc del dev server1 clsact\n"
 DELIVER, NOT_DELIVER = "route add local default dev lo table 100\n", "route del local default dev lo table 100\n"
 
 
@@ -230,6 +233,36 @@ ROWS = {
         "rule add from 203.0.113.0/24 fwmark 80 priority 9 prohibit",
         undo="rule add lookup local priority 0\nrule del priority 100\nrule del priority 9",
     ),
+    # Traffic control behind IPVS, and before netfilter.
+    "tc drops by the mark": Row(
+        ["mark_read"],
+        False,
+        tc=f"{CLASSIFIED}filter add dev server1 egress protocol ip handle 0x50/0xff fw action drop",
+        undo_tc=UNCLASSIFIED,
+    ),
+    "tc drops by the mark in a u32": Row(
+        ["mark_read"],
+        False,
+        tc=f"{CLASSIFIED}filter add dev server1 egress protocol ip u32 match mark 80 0xffffffff action drop",
+        undo_tc=UNCLASSIFIED,
+    ),
+    "tc drops by an expression": Row(
+        ["mark_read"],
+        False,
+        tc="qdisc add dev server1 root handle 1: prio\n"
+        "filter add dev server1 parent 1: protocol ip basic match 'meta(nf_mark eq 80)' action drop",
+        undo_tc="qdisc del dev server1 root",
+    ),
+    "tc leaves our mark alone, or comes before it": Row(
+        [],
+        True,
+        tc=f"{CLASSIFIED}filter add dev server1 egress protocol ip prio 1 handle 81 fw action drop\n"
+        "filter add dev server1 egress protocol ip prio 2 matchall action skbedit mark 9\n"
+        "qdisc add dev client clsact\n"
+        "filter add dev client ingress protocol ip prio 1 handle 80 fw action drop\n"
+        "filter add dev client ingress protocol ip prio 2 matchall action skbedit mark 9",
+        undo_tc=f"{UNCLASSIFIED}qdisc del dev client clsact",
+    ),
 }
 
 
@@ -290,11 +323,13 @@ def compared(clients: Clients, row: Row, saved: str) -> tuple[list[str], bool]:
     for table, commands in row.rules.items():
         router.iptables(commands, table=table)
     router.tool("ip", "-batch", "-", stdin=f"{row.ip}\n")
+    router.tool("tc", "-batch", "-", stdin=f"{row.tc}\n")
     with set_to_1(row.settings):
         told = [f"{one['kind']} {one.get('chain', '')}".strip() for one in router.run("lvs_info")["problems"]]
         served = clients.served()
     router.tool("iptables-restore", stdin=f"{EMPTY}{saved}")
     router.tool("ip", "-batch", "-", stdin=f"{row.undo}\n")
+    router.tool("tc", "-batch", "-", stdin=f"{row.undo_tc}\n")
     return told, served
 
 
