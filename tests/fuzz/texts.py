@@ -57,7 +57,8 @@ def rules_in(transaction: str) -> int:
 
 
 def check_rule(line: str) -> None:
-    words = shlex.split(line.replace("--tcp-flags SYN,RST SYN ", ""))
+    plain = line.replace("--tcp-flags SYN,RST SYN ", "").replace("-m comment --comment iptables_mark ", "", 1)
+    words = shlex.split(plain)
     assert words[0] == "-A" and re.fullmatch("LVS-(MARK|SNAT|MSS)", words[1]), line
     options, values = words[2::2], words[3::2]
     assert len(options) == len(values) and options.count("-j") == 1, line
