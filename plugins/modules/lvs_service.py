@@ -197,6 +197,18 @@ options:
     type: str
     choices: [none, owned, all]
     default: owned
+  max_removals:
+    description:
+      - How many percent of the services of this module one run may remove, 0 to 100, with O(state=present). A run that
+        would remove more fails before it changes anything, in check mode too, and its message names the services.
+      - It is a guard against a list that got shorter by accident. Ansible does not merge lists of several variable
+        files; one replaces the other.
+      - A service counts if a rule that this module wrote gives its mark, and there is an IPVS service for the mark.
+        Both families of a service count once. A new name or a new mark is no removal.
+      - A single service of several may go in any case. To remove all of them takes V(100).
+      - V(100) allows everything, V(0) no removal at all. The role C(lvs.fleet.lvs_router) has a default of 50.
+    type: int
+    default: 100
   marking:
     description:
       - What gives the packets their marks.
@@ -297,6 +309,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.lvs.fleet.plugins.module_utils._doubts import service_doubts
 from ansible_collections.lvs.fleet.plugins.module_utils._engine import converge, invocation
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError, ValidationError
+from ansible_collections.lvs.fleet.plugins.module_utils._guard import check_removals
 from ansible_collections.lvs.fleet.plugins.module_utils._iptables import mark_chains, snat_chains
 from ansible_collections.lvs.fleet.plugins.module_utils._model import IPTABLES, MARKINGS, Declaration, RouterState
 from ansible_collections.lvs.fleet.plugins.module_utils._ownership import shared
@@ -319,6 +332,8 @@ def declaration(params: dict[str, Any]) -> Declaration:
     declared = virtual_services(params["services"], absent=absent)
     if params["adopt"] and params["marking"] != IPTABLES:
         raise ValidationError(["adopt: is for marking iptables: take the rules over first, and change marking then"])
+    if not 0 <= params["max_removals"] <= 100:
+        raise ValidationError([f"max_removals: {params['max_removals']} is not a percentage (0-100)"])
     return replace(declared, marking=params["marking"], adopt=params["adopt"] and not absent)
 
 
@@ -332,6 +347,7 @@ def main() -> None:
             "purge": {"choices": ["none", "owned", "all"], "default": "owned"},
             "marking": {"choices": list(MARKINGS), "default": IPTABLES},
             "adopt": {"type": "bool", "default": False},
+            "max_removals": {"type": "int", "default": 100},
             "lock_timeout": {"type": "int", "default": 30},
         },
         supports_check_mode=True,
@@ -341,7 +357,9 @@ def main() -> None:
     def target(current: RouterState) -> RouterState:
         if absent:
             return virtual_services_absent(current, declared)
-        return virtual_services_target(current, declared, module.params["purge"])
+        wanted = virtual_services_target(current, declared, module.params["purge"])
+        check_removals(current, wanted, declared, module.params["max_removals"])
+        return wanted
 
     try:
         declared = declaration(module.params)

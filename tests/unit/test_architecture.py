@@ -35,10 +35,10 @@ PURE_LIBRARY = {
     "difflib", "json", "re", "struct", "typing",
 }  # fmt: skip
 PURE = {
-    "_adopt", "_changes", "_conditions", "_conflicts", "_doubts", "_errors", "_foreign", "_ip", "_ip_words",
-    "_iptables", "_ipvsadm", "_markmap", "_match", "_model", "_mss", "_nft_listing", "_nft_wire", "_nftables",
-    "_options", "_overlaps", "_ownership", "_params", "_parts", "_plan", "_real_server", "_report", "_shorthand",
-    "_suggestions", "_tc", "_text", "_troubles", "_way", "_way_iptables", "_way_nft", "_wire",
+    "_adopt", "_changes", "_conditions", "_conflicts", "_doubts", "_errors", "_foreign", "_guard", "_ip",
+    "_ip_words", "_iptables", "_ipvsadm", "_markmap", "_match", "_model", "_mss", "_nft_listing", "_nft_wire",
+    "_nftables", "_options", "_overlaps", "_ownership", "_params", "_parts", "_plan", "_real_server", "_report",
+    "_shorthand", "_suggestions", "_tc", "_text", "_troubles", "_way", "_way_iptables", "_way_nft", "_wire",
 }  # fmt: skip
 SOCKET_CONSTANTS = {"AF_INET", "AF_INET6", "IPPROTO_TCP", "IPPROTO_UDP", "inet_ntop", "inet_pton"}
 

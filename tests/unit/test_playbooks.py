@@ -139,6 +139,24 @@ def test_a_part(fleet: Machines, part: str, changed: list[str]) -> None:
     assert [line.strip().partition(":")[0] for line in lines[1:]] == changed
 
 
+@pytest.mark.parametrize("part", [(), ("--tags", "boot"), ("--skip-tags", "services")])
+def test_what_is_refused_is_refused_before_anything_changes(fleet: Machines, part: tuple[str, ...]) -> None:
+    """Settings, files and addresses of services that must not go."""
+    settings = {**AS_DECLARED["machine_info"]["settings"], "net.ipv4.vs.conntrack": "1"}
+    machine = {**AS_DECLARED["machine_info"], "settings": settings}
+    refusal = {"failed": True, "msg": "services: this run would remove all"}
+    changed = {"changed": True, "operations": ["too early"]}
+    others = {"command": changed, "boot_files": changed, "ip_objects": changed}
+    fleet.add("router1", {"lvs_service": refusal, "machine_info": machine, **others})
+    run = fleet.play("lvs.fleet.deploy", *part)
+    assert last_words(run)[:3] == [
+        "router1: failed",
+        "    Check that not too many services go: services: this run would remove all",
+        "    state: services as before, boot files as before, addresses as before",
+    ]
+    assert (failed(run), run.returncode) == (["router1"], 2)
+
+
 def test_no_run_begins_where_nobody_has_looked(fleet: Machines) -> None:
     fleet.add("router1")
     run = fleet.play("lvs.fleet.deploy", "--start-at-task", "Let the packets of the services in")

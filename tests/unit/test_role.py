@@ -73,6 +73,7 @@ HOSTILE_VARIABLES = [
     *(("lvs_router_vip_interface", value)
       for value in ("eth0\n", "eth0 nodad", "-x", "../all", "a" * 16, "eth0;id", "é", "{{ x }}", "eth0\0", ["eth0"])),
     *(("lvs_router_vip_table", value) for value in (-1, 253, "1\n2", "x", "0x10", 2**64, "", None, [1])),
+    *(("lvs_router_max_removals", value) for value in (-1, 101, "50%", "", None, [50])),
     *(("lvs_router_conn_reuse_mode", value)
       for value in (-1, 4, "1\nkernel.panic = 1", "1\n", " 1", "\u0661", "0_1", True, None, "", [1], "1=1", "yes")),
 ]  # fmt: skip
@@ -89,6 +90,7 @@ def test_hostile_variables_are_named(variable: str, value: Any) -> None:
     [
         *(("lvs_router_vip_interface", value) for value in ("", "lo", "a" * 15, "br-0.12", "if@x")),
         *(("lvs_router_vip_table", value) for value in (0, 1, 252, "252")),
+        *(("lvs_router_max_removals", value) for value in (0, 50, 100, "100")),
         *(("lvs_router_conn_reuse_mode", value) for value in (0, 1, 3, "1")),
     ],
 )
