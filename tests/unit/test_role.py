@@ -251,7 +251,7 @@ FAMILIES = ["Debian", "RedHat"]
 )
 def test_rules_come_back_after_what_removes_them(family: str, reloading: set[str]) -> None:
     """Each such unit has lvs-restore run again, after all that it can do and no more; and comes before it at boot."""
-    again = "-/bin/systemctl --no-block try-restart lvs-restore.service\n"
+    again = "-/bin/systemctl --no-block restart lvs-restore.service\n"
     once = f"[Service]\nExecStartPost={again}ExecStopPost={again}"
     contents = {"__lvs_router_follow": once, "__lvs_router_follow_reloads": f"{once}ExecReload={again}"}
     drop_ins = load(ROLE / f"vars/{family}.yml")["__lvs_router_follow_drop_ins"]
