@@ -205,8 +205,8 @@ options:
         files; one replaces the other.
       - A service counts if a rule that this module wrote gives its mark, and there is an IPVS service for the mark.
         Both families of a service count once. A new name or a new mark is no removal.
-      - A single service of several may go in any case. To remove all of them takes V(100).
-      - V(100) allows everything, V(0) no removal at all. The role C(lvs.fleet.lvs_router) has a default of 50.
+      - V(0) allows no removal at all. From V(1) on one of several services may go, and only with V(100) all of them.
+      - The role C(lvs.fleet.lvs_router) has a default of its own, 50.
     type: int
     default: 100
   marking:
