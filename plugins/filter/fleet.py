@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from ipaddress import ip_network
 from typing import Any
@@ -32,7 +32,7 @@ from ansible_collections.lvs.fleet.plugins.module_utils._model import (
 )
 from ansible_collections.lvs.fleet.plugins.module_utils._mss import mss_text, segments
 from ansible_collections.lvs.fleet.plugins.module_utils._nftables import boot_lines
-from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_services
+from ansible_collections.lvs.fleet.plugins.module_utils._params import services_of, virtual_services
 from ansible_collections.lvs.fleet.plugins.module_utils._plan import declared_rules
 from ansible_collections.lvs.fleet.plugins.module_utils._real_server import machine, needs
 from ansible_collections.lvs.fleet.plugins.module_utils._suggestions import did_you_mean
@@ -43,10 +43,11 @@ ALIKE_NAMES = 0.85
 IP_FAMILY = {IPV4: "", IPV6: "-6 "}
 
 
-def problems(services: Any, path: str = "lvs_services") -> list[str]:
-    """Everything that is wrong with the services."""
+def problems(services: Any, path: str = "lvs_services", variables: Mapping[str, Any] | None = None) -> list[str]:
+    """Everything that is wrong with the services, in the variables that they are joined of."""
+    joined = [item for value in (variables or {}).values() if isinstance(value, list) for item in value]
     try:
-        virtual_services(services, path)
+        services_of(variables if variables and joined == services else {path: services})
     except ValidationError as error:
         return list(error.problems)
     return []

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,15 +29,29 @@ def adopted(answers: Mapping[str, Mapping[str, Any]], group: str = "") -> dict[s
 
     One for the group, if there is one and all routers say the same, or one for each router.
     """
-    variables = {router: _variables(info) for router, info in answers.items()}
-    if group and len(set(variables.values())) == 1:
-        return {f"group_vars/{group}": _file(answers, next(iter(variables.values())))}
-    return {f"host_vars/{router}": _file({router: answers[router]}, text) for router, text in variables.items()}
+    services = {router: _services(info) for router, info in answers.items()}
+    found = list(services.values())
+    if group and found and all(one == found[0] for one in found):
+        variable = "lvs_services" if group == "all" else _variable(group)
+        return {f"group_vars/{group}": _file(answers, variable, found[0])}
+    return {
+        f"host_vars/{router}": _file({router: answers[router]}, _variable(router), one)
+        for router, one in services.items()
+    }
 
 
-def _file(answers: Mapping[str, Mapping[str, Any]], variables: str) -> str:
+def _variable(place: str) -> str:
+    """The variable by which a host or a group adds its services to those of other groups."""
+    return f"lvs_services_{re.sub(r'[^A-Za-z0-9_]', '_', place)}"
+
+
+def _file(answers: Mapping[str, Mapping[str, Any]], variable: str, services: list[Any]) -> str:
     reasons = {router: [plain(reason) for reason in _reasons(info)] for router, info in answers.items()}
     comments = [f"# Not here, of {plain(router)}: {reason}\n" for router, found in reasons.items() for reason in found]
+    # Not to_yaml, whose output depends on how much Ansible trusts a text.
+    variables = yaml.safe_dump(
+        {"lvs_router_adopt": True, variable: services}, sort_keys=False, width=140, default_flow_style=None
+    )
     return f"{HEAD.format(', '.join(map(plain, answers)))}{''.join(comments)}---\n{variables}"
 
 
@@ -47,16 +62,16 @@ def _reasons(info: Mapping[str, Any]) -> Sequence[Any]:
     return reasons
 
 
-def _variables(info: Mapping[str, Any]) -> str:
+def _services(info: Mapping[str, Any]) -> list[Any]:
     """The services in words of our own: nothing is kept of what was said but what our own parser made of it."""
     try:
         virtual_services(info["adoptable"], "adoptable")
         services = [shorthand(service) for service in info["adoptable"]]
     except ValidationError as error:
         raise AnsibleFilterError(f"lvs.fleet.adopted: {error}") from error
-    # Not to_yaml, whose output depends on how much Ansible trusts a text. JSON drops the types by which it knows that.
-    variables = json.loads(json.dumps({"lvs_router_adopt": True, "lvs_services": services}))
-    return yaml.safe_dump(variables, sort_keys=False, width=140, default_flow_style=None)
+    # JSON drops the types by which Ansible knows how much it trusts a text.
+    plain_services: list[Any] = json.loads(json.dumps(services))
+    return plain_services
 
 
 class FilterModule:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import ip_address
-from typing import Any, Callable, Iterable, Sequence
+from typing import Any, Callable, Iterable, Mapping, Sequence
 
 from . import _suggestions as suggestions
 from ._errors import ValidationError
@@ -239,8 +239,13 @@ def virtual_services(given: Any, path: str = "services", absent: bool = False) -
 
     For absent ones name and fwmark are enough.
     """
+    return services_of({path: given}, absent)
+
+
+def services_of(lists: Mapping[str, Any], absent: bool = False) -> Declaration:
+    """The virtual services of several lists, by their paths."""
     problems: list[str] = []
-    items = mappings(given, path, problems)
+    items = [item for path, given in lists.items() for item in mappings(given, path, problems)]
     parts = [virtual_service(options, absent) for options in items]
     _unique(items, "name", [part.names[0] if part.names else "" for part in parts])
     _unique(items, "fwmark", [part.ids[0].fwmark if part.ids else 0 for part in parts])

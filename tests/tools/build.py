@@ -94,7 +94,7 @@ def main() -> None:
     subprocess.run(["rm", "-rf", INSTALLED], check=True)
     run("ansible-galaxy", "collection", "install", "--offline", "--collections-path", INSTALLED, archive)
     run("ansible-galaxy", "collection", "verify", "--offline", "--collections-path", INSTALLED, NAME)
-    for kind in ("module", "filter", "role"):
+    for kind in ("module", "filter", "lookup", "role"):
         names = list(json.loads(run("ansible-doc", "--type", kind, "--list", "--json", NAME)))
         if names:
             run("ansible-doc", "--type", kind, "--json", *names)

@@ -98,6 +98,8 @@ def test_a_role_names_each_mistake_on_a_line_before_it_connects(
     """A misspelt variable, which Ansible would ignore, among them."""
     inventory = project / "inventory/group_vars/all.yml"
     inventory.write_text(inventory.read_text().replace("scheduler: wlc", "scheduler: WLC"))
+    inventory.with_name("lvs_routers.yml").write_text("lvs_services_mail: [{name: web, fwmark: 25}]\n")
+    inventory.with_name("lvs_real_servers.yml").write_text("lvs_services_mail: [{name: web, fwmark: 25}]\n")
     command = ["ansible-playbook", "--inventory", "inventory", f"lvs.fleet.{playbook}", "-e", f"lvs_{role}_{wrong}=x"]
     done = attempt(project, *command)
     said = [line.strip().strip('",') for line in (done.stdout + done.stderr).splitlines()]
@@ -105,6 +107,7 @@ def test_a_role_names_each_mistake_on_a_line_before_it_connects(
     assert done.returncode == 2 and "UNREACHABLE" not in done.stdout
     assert {line.removeprefix(begin) for line in said} >= {
         "lvs_services[0] (web).scheduler: 'WLC' is not the name of a scheduler; did you mean wlc?",
+        "lvs_services_mail[0] (web).name: web is taken by lvs_services[0] (web)",
         f"lvs_{role}_{wrong}: is not a variable of the role; did you mean lvs_{role}_{right}?",
     }
 

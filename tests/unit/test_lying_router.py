@@ -127,7 +127,7 @@ def test_adopting_the_truth() -> None:
     marked = {**INFO, "adoptable": [{**SERVICE, "name": Text("fwmark-80")}]}
     (text,) = adopted({"router1": INFO}).values()
     assert adopted({"router1": marked}) == {"host_vars/router1": text}
-    assert yaml.safe_load(text)["lvs_services"] == [WRITTEN]
+    assert yaml.safe_load(text)["lvs_services_router1"] == [WRITTEN]
 
 
 @pytest.mark.parametrize("lie", LIES)
@@ -145,8 +145,8 @@ def test_adopting_lies(lie: str) -> None:
         assert all(line.startswith("# ") and len(line) < 3000 for line in comments.splitlines())
         assert all(map(is_plain, text.splitlines()))
         assert yaml.safe_load(text) == yaml.safe_load(body)
-        assert yaml.safe_load(text).keys() == {"lvs_router_adopt", "lvs_services"}
-        virtual_services(yaml.safe_load(text)["lvs_services"])
+        assert yaml.safe_load(text).keys() == {"lvs_router_adopt", "lvs_services_router1"}
+        virtual_services(yaml.safe_load(text)["lvs_services_router1"])
     assert told or lie not in ("expression", "escape")
 
 
@@ -271,15 +271,14 @@ def test_adopt(fleet: Fleet) -> None:
     fleet.add("again", {"lvs_info": {**INFO, **FACTS}})
     kept = fleet.folder / "inventory/host_vars/again"
     kept.mkdir(parents=True)
-    (kept / "lvs_services.yml").write_text("lvs_services: []\n")
+    (kept / "lvs_services.yml").write_text("lvs_services_again: []\n")
     run = fleet.play("lvs.fleet.adopt")
     written = {f"inventory/host_vars/{name}/lvs_services.yml" for name in ("reasons", "again")}
     assert fleet.files() == {"inventory/hosts.yml", *written}, run.stdout + run.stderr
     assert all(char.isprintable() or char == "\n" for char in run.stdout + run.stderr)
     variables = fleet.variables()
-    assert {name: found["lvs_services"] for name, found in variables.items() if found["lvs_services"]} == {
-        "reasons": [WRITTEN]
-    }
+    added = {name: found.get(f"lvs_services_{name}") for name, found in variables.items()}
+    assert {name: services for name, services in added.items() if services} == {"reasons": [WRITTEN]}
     assert not any("lvs_router_marking" in found for found in variables.values())
 
 
