@@ -126,7 +126,7 @@ def _failure(variables: Mapping[str, Any]) -> str:
         return ""
     failure = variables[FAILURE]
     missing = variables[COMPARED].get("operations", []) if COMPARED in variables else []
-    said = f"still missing: {'; '.join(missing)}" if missing else failure["message"]
+    said = f"still missing: {'; '.join(_plain_list(missing))}" if missing else failure["message"]
     return f"{plain(failure['task'])}: {_plain_lines(said)}"
 
 

@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -216,17 +216,17 @@ class Fleet:
             (home / f"{module}.json").write_text(text)
         self.hosts.append(name)
 
-    def play(self, playbook: str, *words: str, inventory: str = "inventory") -> subprocess.CompletedProcess[str]:
+    def play(self, playbook: str, *words: str, services: Sequence[Any] = ()) -> subprocess.CompletedProcess[str]:
         here = {"ansible_connection": "local", "ansible_become": False}
         routers = {name: {"ansible_python_interpreter": f"{self.folder}/routers/{name}/python"} for name in self.hosts}
-        group = {"hosts": routers, "vars": {"lvs_services": []}}
+        group = {"hosts": routers, "vars": {"lvs_services": [*services]}}
         groups = {"lvs_routers": group, "lvs_real_servers": group,
                   "ungrouped": {"hosts": {"localhost": {"ansible_python_interpreter": sys.executable}}}}  # fmt: skip
         text = yaml.safe_dump({"all": {"vars": here, "children": groups}})
         (self.folder / "inventory/hosts.yml").write_text(text)
         program = Path(sys.executable).parent / "ansible-playbook"
         return subprocess.run(
-            [program, "-i", inventory, playbook, *words],
+            [program, "-i", "inventory", playbook, *words],
             cwd=self.folder,
             env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_FORKS": "10",
                  "ANSIBLE_LOCAL_TEMP": f"{self.folder}/tmp", "ANSIBLE_REMOTE_TEMP": f"{self.folder}/tmp"},
@@ -263,7 +263,7 @@ FACTS = {
 
 def test_adopt(fleet: Fleet) -> None:
     """Lies in what is written, by a router that would write elsewhere, or again; and the inventory afterwards."""
-    for lie in ("expression", "another-template", "line-separator", "path", "mapping"):
+    for lie in ("expression", "another-template", "line-separator"):
         fleet.add(f"name-{lie}", {"lvs_info": {**INFO, "adoptable": [{**SERVICE, "name": LIES[lie]}]}})
     # Ansible itself refuses a surrogate.
     reasons = [value for lie, value in LIES.items() if lie != "surrogate"]
@@ -310,7 +310,7 @@ def test_adopt_of_names_that_are_paths(fleet: Fleet) -> None:
 
 def test_audit(fleet: Fleet) -> None:
     """Each lie in all places at once from which the playbook takes words, by routers that come to different ends."""
-    for lie in ("expression", "another-template", "escape", "mapping"):
+    for lie in ("expression", "escape", "mapping"):
         value = LIES[lie]
         said = {**INFO, "problems": [{"kind": value, "message": value}]}
         operations = {"changed": True, "operations": [value]}
@@ -337,8 +337,69 @@ def test_audit_report_at_places_that_are_no_files(fleet: Fleet) -> None:
     fleet.add("router1", {})
     (fleet.folder / "kept").write_text("kept\n")
     (fleet.folder / "link").symlink_to("kept")
-    for value in ("", "inventory", "link"):
+    for value in ("", "link"):
         run = fleet.play("lvs.fleet.audit", "-e", f"audit_report={value}")
         assert run.returncode == 2, run.stdout
         assert fleet.files() == {"inventory/hosts.yml", "kept", "link"}
         assert (fleet.folder / "kept").read_text() == "kept\n"
+
+
+# Each that a list of words can have. Ansible itself refuses a surrogate.
+WORDS = [value for lie, value in LIES.items() if isinstance(value, str) and value and lie not in ("surrogate", "huge")]
+TOLD = {"changed": True, "operations": WORDS, "changes": WORDS}
+SAME = {"changed": False, "operations": [], "changes": []}
+PROBLEMS = {**INFO, "problems": [{"kind": word, "message": word} for word in WORDS]}
+
+
+def summary_of(run: subprocess.CompletedProcess[str], fleet: Fleet) -> dict[str, list[str]]:
+    """The lines of the summary by their machine. Nothing was run or written, and no terminal minds the summary."""
+    assert run.returncode == 2 and fleet.files() == {"inventory/hosts.yml"}, run.stdout + run.stderr
+    # Before it Ansible shows answers of modules that failed, in its own way.
+    _told, _play, said = run.stdout.partition("PLAY [Say what came of it]")
+    assert said and all(char.isprintable() or char == "\n" for char in said)
+    shown = re.search(r'^    "msg": (\[\n.*?\n    \])$', said, re.MULTILINE | re.DOTALL)
+    assert shown, run.stdout
+    *lines, last = json.loads(shown[1])
+    assert last.startswith("Next: mend what is said of ")
+    assert all(map(is_plain, lines)) and all(len(line) < 3000 for line in lines)
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        found.setdefault(line, []) if line[0] != " " else found[[*found][-1]].append(line.strip())
+    return found
+
+
+def test_deploy(fleet: Fleet) -> None:
+    """The words of the summary are a router's, its lines and what becomes of the others are not."""
+    fleet.add("changed", {"lvs_service": SAME, "boot_files": TOLD, "lvs_info": {**PROBLEMS, **FACTS}})
+    fleet.add("missing", {"lvs_service": TOLD})
+    fleet.add("fails", {"lvs_service": {"failed": True, "msg": "\n".join(WORDS)}})
+    machine = {"flushing_units": WORDS, "settings": {word: word for word in WORDS}, "paths": WORDS}
+    for name, lie in {"family": {"os_family": LIES["expression"]}, "machine": machine}.items():
+        fleet.add(name, {"machine_info": {**ANSWERS["machine_info"], **lie}})
+    fleet.add("types", {"lvs_service": SAME, "boot_files": {"changed": True, "operations": 7}})
+    found = summary_of(fleet.play("lvs.fleet.deploy", "-e", "deploy_serial=100%"), fleet)
+    assert [*found] == [
+        "changed: changed", "fails: failed", "family: failed", "machine: failed", "missing: failed", "types: failed",
+    ]  # fmt: skip
+    assert len([line for line in found["changed: changed"] if line.startswith("problem: ")]) == len(WORDS)
+    [missing] = [line for line in found["missing: failed"] if "still missing" in line]
+    assert missing.count("; ") == len(WORDS) - 1
+
+
+def test_real_servers(fleet: Fleet) -> None:
+    """The same of machines that say which addresses and settings they have."""
+
+    def answer(name: Any, lines: Any) -> dict[str, Any]:
+        links = [{"ifname": name, "addr_info": [{"local": "10.0.0.11"}]}]
+        return {"command": {"changed": False, "rc": 0, "stdout": json.dumps(links), "stdout_lines": lines}}
+
+    fleet.add("link", {**answer(LIES["expression"], []), "boot_files": TOLD})
+    fleet.add("lines", {**answer("eth0", WORDS), "ip_objects": TOLD})
+    fleet.add("types", answer(LIES["mapping"], 7))
+    fleet.add("fails", {**answer("eth0", []), "ip_objects": {"failed": True, "msg": "\n".join(WORDS)}})
+    service = {"name": "web", "fwmark": 80, "traffic": SERVICE["traffic"],
+               "real_servers": [{"address": "10.0.0.11", "forward_method": "masquerade"}]}  # fmt: skip
+    words = json.dumps({"deploy_serial": "100%", "lvs_real_server_gateways": ["10.0.0.1"]})
+    found = summary_of(fleet.play("lvs.fleet.real_servers", "-e", words, services=[service]), fleet)
+    assert [*found] == ["fails: failed", "lines: changed", "link: changed", "types: failed"]
+    assert len(found["lines: changed"]) == len(WORDS) + 1
