@@ -180,8 +180,8 @@ def test_only_what_is_concerned_is_asked() -> None:
 
 def test_addresses_are_compared_as_values() -> None:
     [query] = [query for query in queries([ip_object(OURS[0])]) if query.words == ("address", "show")]
-    answer = [{"ifname": "eth0", "addr_info": [{"local": "::ffff:192.0.2.1", "prefixlen": 128}, {}]}]
-    assert query.read(answer) == [ip_object("address add ::ffff:192.0.2.1/128 dev eth0")]
+    answer = [{"ifname": "eth0", "addr_info": [{"local": "2001:DB8::192.0.2.1", "prefixlen": 128}, {}]}]
+    assert query.read(answer) == [ip_object("address add 2001:db8::c000:201/128 dev eth0")]
 
 
 # -- the way ------------------------------------------------------------------------------------------------------
