@@ -45,8 +45,9 @@ _KUBE_INTERFACE = "kube-ipvs0"
 # The interface of every node of a swarm.
 _SWARM_INTERFACE = "docker_gwbridge"
 
-# Firewalls that remove all rules of iptables. Each was seen to do so. firewalld 2 and later needs a direct rule for it,
-# which somebody may add at any time. ferm and firehol do so in the legacy variant of iptables, which they prefer.
+# Firewalls that remove all rules of iptables, as docs/router.md tells of each. firewalld 2 and later needs a direct
+# rule for it, which somebody may add at any time. ferm and firehol do so in the legacy variant of iptables, which they
+# prefer.
 _FLUSHING_UNITS = (
     *("arno-iptables-firewall.service", "ferm.service", "firehol.service", "firewalld.service", "nftables.service"),
     *("shorewall.service", "shorewall-lite.service", "shorewall6.service", "shorewall6-lite.service"),
