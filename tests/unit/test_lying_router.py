@@ -128,6 +128,9 @@ def test_adopting_the_truth() -> None:
     (text,) = adopted({"router1": INFO}).values()
     assert adopted({"router1": marked}) == {"host_vars/router1": text}
     assert yaml.safe_load(text)["lvs_services_router1"] == [WRITTEN]
+    for group, variable in {"all": "lvs_services", "site-1.berlin": "lvs_services_site_1_berlin"}.items():
+        written = adopted({"router1": INFO}, group)[f"group_vars/{group}"]
+        assert yaml.safe_load(written) == {"lvs_router_adopt": True, variable: [WRITTEN]}
 
 
 @pytest.mark.parametrize("lie", LIES)
