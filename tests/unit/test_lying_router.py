@@ -219,7 +219,9 @@ class Fleet:
             (home / f"{module}.json").write_text(text)
         self.hosts.append(name)
 
-    def play(self, playbook: str, *words: str, services: Sequence[Any] = ()) -> subprocess.CompletedProcess[str]:
+    def play(
+        self, playbook: str, *words: str, services: Sequence[Any] = (), inventory: str = "inventory"
+    ) -> subprocess.CompletedProcess[str]:
         here = {"ansible_connection": "local", "ansible_become": False}
         routers = {name: {"ansible_python_interpreter": f"{self.folder}/routers/{name}/python"} for name in self.hosts}
         group = {"hosts": routers, "vars": {"lvs_services": [*services]}}
@@ -229,7 +231,7 @@ class Fleet:
         (self.folder / "inventory/hosts.yml").write_text(text)
         program = Path(sys.executable).parent / "ansible-playbook"
         return subprocess.run(
-            [program, "-i", "inventory", playbook, *words],
+            [program, "-i", inventory, playbook, *words],
             cwd=self.folder,
             env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_FORKS": "10",
                  "ANSIBLE_LOCAL_TEMP": f"{self.folder}/tmp", "ANSIBLE_REMOTE_TEMP": f"{self.folder}/tmp"},
