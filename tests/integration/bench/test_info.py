@@ -89,7 +89,8 @@ def test_adopt_what_lvs_info_says(router: Router) -> None:
     router.is_settled("lvs_service", services=told["adoptable"], adopt=True)
     again = router.run("lvs_info")
     assert again["services"] == again["adoptable"]
-    assert {problem["kind"] for problem in again["problems"]} <= {"service_without_mark", "vip_not_local"}
+    others = {"service_without_mark", "vip_not_local", "not_declarable"}
+    assert {problem["kind"] for problem in again["problems"]} <= others
 
 
 # Kinds of problems: what is done by hand to a good router, then each problem without its message.
@@ -106,6 +107,7 @@ PROBLEMS: dict[str, tuple[dict[str, str], list[dict[str, Any]]]] = {
             {"kind": "service_without_mark", "fwmark": 80, "family": "ipv6"},
             {"kind": "service_without_mark", "fwmark": 90, "family": "ipv4"},
             {"kind": "service_without_mark", "fwmark": 4294967295, "family": "ipv4"},
+            {"kind": "not_declarable", "fwmark": 4294967295, "family": "ipv4"},
         ],
     ),
     "a mark that somebody else gives": (
