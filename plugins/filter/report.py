@@ -15,7 +15,9 @@ from ansible_collections.lvs.fleet.plugins.module_utils._errors import MISSHAPEN
 from ansible_collections.lvs.fleet.plugins.module_utils._text import plain
 
 # What the tasks of a role register, in the order in which it comes to them, and what they change.
-SERVICES, BOOT_FILES, ADDRESSES = "services", "boot files", "addresses"
+SERVICES = "services"
+BOOT_FILES = "boot files"
+ADDRESSES = "addresses"
 ROUTER = {
     "__lvs_router_machine": "",
     "__lvs_router_installed": "packages",

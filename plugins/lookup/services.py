@@ -1,4 +1,5 @@
 # Copyright: lvs.fleet contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """The virtual services of a host, joined from its variables."""

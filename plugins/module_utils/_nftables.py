@@ -365,8 +365,8 @@ def _rule_edits(
         if place not in stays:
             where = " ".join([f"{table_words(family)} {chain}", *behind])
             meaning = after[place].meaning
-            assert isinstance(meaning, MarkRule)
-            added.append(f"{'insert' if behind else 'add'} rule {where} {_rule_words(meaning)}")
+            if isinstance(meaning, MarkRule):
+                added.append(f"{'insert' if behind else 'add'} rule {where} {_rule_words(meaning)}")
     return added[::-1], [f"delete {rule.text}" for old, rule in enumerate(before) if old not in kept]
 
 

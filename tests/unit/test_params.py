@@ -147,10 +147,12 @@ SERVICES = [
     ([to(ports=65536)], "services[0].traffic[0].ports: 65536 is not a port (1-65535)"),
     ([to(ports="http")], "services[0].traffic[0].ports: 'http' is not a port (1-65535); write its number"),
     ([to(ports="80:")], "services[0].traffic[0].ports: '80:' is not a range of ports: '' is not a port (1-65535)"),
-    ([to(ports="1:65536")], "services[0].traffic[0].ports: '1:65536' is not a range of ports: '65536' is not a port "
-                           "(1-65535)"),
-    ([to(ports="90:80")], "services[0].traffic[0].ports: '90:80' is not a range of ports: 90 is above 80; "
-                         'write "80:90"'),
+    ([to(ports="1:65536")],
+     "services[0].traffic[0].ports: '1:65536' is not a range of ports: '65536' is not a port "
+     "(1-65535)"),
+    ([to(ports="90:80")],
+     "services[0].traffic[0].ports: '90:80' is not a range of ports: 90 is above 80; "
+     'write "80:90"'),
     ([to(source="10.0.0.1/8")], "services[0].traffic[0].source: '10.0.0.1/8' is no network; write 10.0.0.1 for the "
                                 "one address, or 10.0.0.0/8 for the network"),
     ([to(source="2001:db8::/32")], "services[0].traffic[0].source: has no IPv4 network, but a destination is IPv4"),
@@ -181,24 +183,25 @@ SERVICES = [
     ([web(persistence_engine="x")], "services[0].persistence_engine: 'x' is not one of sip"),
     ([web(one_packet="maybe")], "services[0].one_packet: 'maybe' is neither true nor false"),
     ([web(one_packet=2)], "services[0].one_packet: 2 is neither true nor false"),
-    ([web(forward_method="nat")], "services[0].forward_method: 'nat' is not one of masquerade, direct, tunnel; did you "
-                                    "mean masquerade?"),
+    ([web(forward_method="nat")],
+     "services[0].forward_method: 'nat' is not one of masquerade, direct, tunnel; did you "
+     "mean masquerade?"),
     ([web(scheduler="round_robin")],
      "services[0].scheduler: 'round_robin' is not the name of a scheduler; did you mean rr?"),
     # real servers
     ([server(address="::ffff:10.0.0.1")],
      "services[0].real_servers[0].address: '::ffff:10.0.0.1' is an IPv4 address in "
-                                          "the form of an IPv6 one; write 10.0.0.1"),
+     "the form of an IPv6 one; write 10.0.0.1"),
     ([server(address="FE80::1")],
      "services[0].real_servers[0].address: fe80::1 is link-local, which IPVS refuses; write "
-                                  "a global or unique local address"),
+     "a global or unique local address"),
     ([server(address=None)], "services[0].real_servers[0].address: is required"),
     ([server(address="10.0.0.0/8")],
      "services[0].real_servers[0].address: '10.0.0.0/8' is not an IP address; write "
-                                     "the address of each machine, not their network"),
+     "the address of each machine, not their network"),
     ([server(address="fe80::1%eth0")],
      "services[0].real_servers[0].address: 'fe80::1%eth0' is not an IP address; write a "
-                                       "global or unique local address"),
+     "global or unique local address"),
     ([server(address="224.0.0.1")],
      "services[0].real_servers[0].address: '224.0.0.1' is not the address of one machine"),
     ([server(address="0.0.0.0")], "services[0].real_servers[0].address: '0.0.0.0' is not the address of one machine"),
@@ -210,7 +213,7 @@ SERVICES = [
      "services[0].real_servers[1].address: 10.0.0.1 is there twice"),
     ([server(port=80)],
      "services[0].real_servers[0].port: is not an option; a service by mark leaves ports as they are: "
-                        "the real server listens on the ports of traffic"),
+     "the real server listens on the ports of traffic"),
     ([server(weight=65536)], "services[0].real_servers[0].weight: 65536 is not a weight (0-65535)"),
     ([server(weight=-1)], "services[0].real_servers[0].weight: -1 is not a weight (0-65535)"),
     ([server(upper_threshold=2**31)], "services[0].real_servers[0].upper_threshold: 2147483648 is not a connection "

@@ -49,8 +49,8 @@ if [ -e "$answer.next" ]; then mv "$answer.next" "$answer.json"; fi
 
 
 class Machines(Fleet):
-    def add(self, name: str, answers: Mapping[str, Any] = AS_DECLARED) -> None:
-        super().add(name, {**AS_DECLARED, **answers})
+    def add(self, name: str, answers: Mapping[str, Any] | None = None) -> None:
+        super().add(name, {**AS_DECLARED, **(answers or {})})
         home = self.folder / "routers" / name
         (home / "python").write_text(CONVERGING)
         (home / "lvs_service.next").write_text(json.dumps(SAME))

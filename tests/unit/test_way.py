@@ -280,7 +280,7 @@ FORWARD: dict[str, tuple[str, bool, list[str]]] = {
                             ["dropped filter FORWARD 0"]),
     "what is tracked": ("-P FORWARD DROP\n-A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT", True, []),
     "nothing that is invalid": ("-A FORWARD -m conntrack --ctstate INVALID -j DROP", False,
-                               ["dropped filter FORWARD 1"]),
+                                ["dropped filter FORWARD 1"]),
     "from the interface": ("-P FORWARD DROP\n-A FORWARD -i eth1 -o eth0 -j ACCEPT", False, []),
     "from another": ("-P FORWARD DROP\n-A FORWARD -i docker0 ! -o docker0 -j ACCEPT", False,
                      ["dropped filter FORWARD 0"]),
