@@ -88,7 +88,7 @@ REFUSALS = {
         "A",
         NOBODY._replace(persistence_timeout=9, persistence_engine="nosuch"),
         None,
-        "no engine nosuch",
+        "no persistence engine nosuch",
     ),
     "the service is there": ("A", KEPT, None, "it was added by somebody else meanwhile"),
     "the server is there": ("a", KEPT, THERE, "it was added by somebody else meanwhile"),
