@@ -412,7 +412,15 @@ def _listed(family: str) -> str:
 
 def saved_ruleset(family: str) -> str:
     """All tables that there are, as far as iptables-save prints them: it stops where it meets a native nft rule."""
-    return host.attempt([f"{COMMAND[family]}-save"])[1] if _exists(family) else ""
+    return _saved(f"{COMMAND[family]}-save") if _exists(family) else ""
+
+
+def _saved(tool: str) -> str:
+    """What the legacy variant does not print is not there; so it raises ToolError where that fails."""
+    status, output, said = host.attempt([tool])
+    if status and not _uses_nft(tool):
+        raise ToolError([tool], status, said or output)
+    return output
 
 
 def mixed_tables(family: str, tables: Iterable[str]) -> list[str]:
@@ -430,7 +438,7 @@ def saved_other_ruleset(family: str) -> tuple[str, str]:
     if not host.installed(tool):
         return variant, ""
     there = host.read_text(_LEGACY_TABLES[family]).split() if variant == "legacy" else _has_nf_tables()
-    return variant, host.attempt([tool])[1] if there else ""
+    return variant, _saved(tool) if there else ""
 
 
 def _exists(family: str, table: str = "") -> bool:

@@ -464,6 +464,20 @@ def test_a_table_that_cannot_be_read_is_a_problem_and_the_rest_is_told(monkeypat
     assert answer["failed"] and "did not print it all" in answer["msg"]
 
 
+def test_legacy_tables_that_cannot_be_read_are_not_taken_for_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """iptables-legacy fails when the kernel has no memory for a copy of a table."""
+    kernel = FakeKernel(backend="legacy")
+    answered = kernel._answer
+
+    def answer(argv: list[str], text: str) -> Any:
+        done = answered(argv, text)
+        return SimpleNamespace(returncode=4, stdout="", stderr="no memory") if argv == ["iptables-save"] else done
+
+    monkeypatch.setattr(kernel, "_answer", answer)
+    told = run_module(lvs_info, kernel)
+    assert (told["failed"], told["msg"]) == (True, "iptables-save: exit status 4: no memory")
+
+
 @given(states())
 def test_info_tells_about_any_router(state: Any) -> None:
     kernel = kernel_with(state)

@@ -311,7 +311,7 @@ def test_what_is_told_is_what_clients_meet(clients: Clients) -> None:
     router.run("lvs_service", services=[declared])
     saved = router.tool("iptables-save")
     wrong = {
-        name: found
+        name: (found, router.tool("ip", "-brief", "link"))
         for name, row in ROWS.items()
         if (found := compared(clients, row, saved)) != (row.problems, row.served)
     }
