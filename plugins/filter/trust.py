@@ -14,7 +14,7 @@ import yaml
 from ansible.errors import AnsibleFilterError
 
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import ValidationError
-from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_services
+from ansible_collections.lvs.fleet.plugins.module_utils._params import services_of
 from ansible_collections.lvs.fleet.plugins.module_utils._shorthand import shorthand
 from ansible_collections.lvs.fleet.plugins.module_utils._text import plain
 
@@ -64,9 +64,15 @@ def _reasons(info: Mapping[str, Any]) -> Sequence[Any]:
 
 def _services(info: Mapping[str, Any]) -> list[Any]:
     """The services in words of our own: nothing is kept of what was said but what our own parser made of it."""
+    by_hand = info["adoptable"] if isinstance(info["adoptable"], Mapping) else {}
+    lists = {
+        "adoptable.before": by_hand.get("before"),
+        "services": info["services"],
+        "adoptable.behind": by_hand.get("behind"),
+    }
     try:
-        virtual_services(info["adoptable"], "adoptable")
-        services = [shorthand(service) for service in info["adoptable"]]
+        services_of(lists)
+        services = [shorthand(service) for told in lists.values() for service in told]
     except ValidationError as error:
         raise AnsibleFilterError(f"lvs.fleet.adopted: {error}") from error
     # JSON drops the types by which Ansible knows how much it trusts a text.

@@ -46,10 +46,11 @@ class Candidate:
 
 def adoptable(
     state: RouterState, tables: Tables, given: Mapping[str, Given], services: Sequence[dict[str, Any]]
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """The services to declare so that adopting changes nothing: ours, those made by hand; and why others are not there.
+) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
+    """The services made by hand that can be declared beside ours, the services; and why others are not there.
 
-    What stands before our jump is overridden by our rules, so it comes first in the list; what stands behind, last.
+    They are in two lists, for what stands before our jump is overridden by our rules, and what stands behind overrides
+    them: who declares the list "before", then ours, then the list "behind", and adopts, changes nothing.
     """
     reasons = [*_left_out(state, services), *_unmarked(state, tables, given)]
     candidates: dict[int, Candidate] = {}
@@ -64,11 +65,13 @@ def adoptable(
             reasons.append(f"mark {mark}: {error}")
     while True:
         before = [one.service for one in candidates.values() if not one.behind]
-        wanted = [*before, *services, *(one.service for one in candidates.values() if one.behind)]
+        behind = [one.service for one in candidates.values() if one.behind]
+        wanted = [*before, *services, *behind]
         chains = _with_strays(state, tables, wanted)
         unfit = _conflicts(chains, state, wanted, set(candidates))
         if not unfit:
-            return wanted, [*reasons, *(why for key, chain in chains.items() for why in refusals(key, chain))]
+            reasons += [why for key, chain in chains.items() for why in refusals(key, chain)]
+            return {"before": before, "behind": behind}, reasons
         candidates = {mark: found for mark, found in candidates.items() if mark not in unfit}
         reasons += [f"mark {mark}: {why}" for mark, why in unfit.items()]
 

@@ -168,22 +168,34 @@ firewalls:
     - {name: docker, evidence: chain DOCKER of ipv4 table nat}
 adoptable:
   description:
-    - What to declare, as O(lvs.fleet.lvs_service#module:services) takes it, so that with
-      O(lvs.fleet.lvs_service#module:adopt) nothing changes for any packet.
-    - These are RV(services), and those made by hand, with a mark that MARK rules in C(PREROUTING) give.
+    - The services made by hand, with a mark that MARK rules in C(PREROUTING) give, in the shape of RV(services) and not
+      among them.
+    - Declare RV(adoptable.before), RV(services) and RV(adoptable.behind) as one list in this order, with
+      O(lvs.fleet.lvs_service#module:adopt), and nothing changes for any packet.
   returned: success
-  type: list
-  elements: dict
-  sample:
-    - name: fwmark-80
-      fwmark: 80
-      traffic:
-        - {destination: [192.0.2.10], protocol: [tcp], ports: [80, 443]}
-      scheduler: wlc
-      real_servers:
-        - {address: 10.0.0.11, weight: 1, forward_method: direct}
+  type: dict
+  contains:
+    before:
+      description: Those whose rules stand before our jump. Our rules override them, as later services do earlier ones.
+      returned: success
+      type: list
+      elements: dict
+      sample:
+        - name: fwmark-80
+          fwmark: 80
+          traffic:
+            - {destination: [192.0.2.10], protocol: [tcp], ports: [80, 443]}
+          scheduler: wlc
+          real_servers:
+            - {address: 10.0.0.11, weight: 1, forward_method: direct}
+    behind:
+      description: Those with a rule behind our jump, which overrides ours.
+      returned: success
+      type: list
+      elements: dict
+      sample: []
 not_adoptable:
-  description: What RV(adoptable) leaves out, and why.
+  description: What is made by hand and not in RV(adoptable), what of ours is not in RV(services), and why.
   returned: success
   type: list
   elements: str

@@ -71,6 +71,11 @@ def quartet(module: ModuleType, kernel: FakeKernel, **options: Any) -> dict[str,
     return done
 
 
+def to_adopt(told: dict[str, Any]) -> list[dict[str, Any]]:
+    """What lvs_info tells, as the services to declare."""
+    return [*told["adoptable"]["before"], *told["services"], *told["adoptable"]["behind"]]
+
+
 def kernel_with(state: RouterState) -> FakeKernel:
     """A kernel in this state."""
     kernel = FakeKernel()

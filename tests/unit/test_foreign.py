@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from ansible_collections.lvs.fleet.plugins.modules import ipvs_service, lvs_info, lvs_service
 from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel, Rule, Table
 from ansible_collections.lvs.fleet.tests.unit.packets import mark, packets
-from ansible_collections.lvs.fleet.tests.unit.running import CHAIN, quartet, read, run_module
+from ansible_collections.lvs.fleet.tests.unit.running import CHAIN, quartet, read, run_module, to_adopt
 from ansible_collections.lvs.fleet.tests.unit.strategies import declared_services, hooks
 
 FULL = 2**32 - 1
@@ -343,6 +344,8 @@ def test_a_rule_before_the_local_table_is_asked_for_its_interface(kernel: FakeKe
 
 BY_HAND = ({"fwmark": 80, "real_servers": [{"address": "10.0.0.11"}]},)
 FWMARK_80 = {**WEB, "name": "fwmark-80"}
+NOTHING: dict[str, Any] = {"before": [], "behind": []}
+BEFORE = {**NOTHING, "before": [FWMARK_80]}
 
 
 def by_hand(*texts: str, services: Sequence[dict[str, Any]] = BY_HAND) -> FakeKernel:
@@ -355,12 +358,12 @@ def by_hand(*texts: str, services: Sequence[dict[str, Any]] = BY_HAND) -> FakeKe
 def test_a_service_made_by_hand_is_adoptable() -> None:
     kernel = by_hand(f"{VIP} --dport 80 {TO_80}", "-p udp -j ACCEPT", f"{VIP} --dport 443 {TO_80}")
     told = info(kernel)
-    assert (told["adoptable"], told["not_adoptable"], told["services"]) == ([FWMARK_80], [], [])
-    operations = quartet(lvs_service, kernel, services=told["adoptable"], adopt=True)["operations"]
+    assert (told["adoptable"], told["not_adoptable"], told["services"]) == (BEFORE, [], [])
+    operations = quartet(lvs_service, kernel, services=to_adopt(told), adopt=True)["operations"]
     assert [line for line in operations if "ipvsadm" in line] == []
     assert [rule.text for rule in kernel.mangle["ipv4"].chains["PREROUTING"]] == ["-p udp -j ACCEPT", f"-j {CHAIN}"]
     again = info(kernel)
-    assert again["adoptable"] == again["services"] == [FWMARK_80]
+    assert (again["adoptable"], again["services"]) == (NOTHING, [FWMARK_80])
 
 
 HTTP = f"{VIP} --dport 80 {TO_80}"
@@ -395,7 +398,7 @@ NOT_ADOPTABLE = {
 def test_not_adoptable(case: str) -> None:
     kernel, reasons = NOT_ADOPTABLE[case]
     told = info(kernel)
-    assert (told["adoptable"], told["not_adoptable"]) == ([], reasons)
+    assert (told["adoptable"], told["not_adoptable"]) == (NOTHING, reasons)
 
 
 def test_families_with_different_settings_are_not_adoptable() -> None:
@@ -407,7 +410,7 @@ def test_families_with_different_settings_are_not_adoptable() -> None:
 def test_marks_that_cannot_keep_their_order_are_not_adoptable() -> None:
     kernel = by_hand(HTTP, f"{VIP} --dport 80 {TO_9}", HTTP, services=[*BY_HAND, {"fwmark": 9}])
     told = info(kernel)
-    assert [service["fwmark"] for service in told["adoptable"]] == [9]
+    assert [service["fwmark"] for service in to_adopt(told)] == [9]
     why = "services in a row cannot keep the order of its rules to those of mark 9"
     assert told["not_adoptable"] == [f"mark 80: {why}"]
 
@@ -417,13 +420,21 @@ def test_ours_stay_between_what_stands_before_and_behind_the_jump() -> None:
     run_module(lvs_service, kernel, services=[WEB])
     add(kernel, "PREROUTING", f"-p tcp {TO_9.replace('0x9', '0x8')}", first=True)
     add(kernel, "PREROUTING", f"{VIP} --dport 443 {TO_9}")
-    assert [service["fwmark"] for service in info(kernel)["adoptable"]] == [8, 80, 9]
+    assert [service["fwmark"] for service in to_adopt(info(kernel))] == [8, 80, 9]
+
+
+def test_each_service_is_told_once() -> None:
+    kernel = by_hand(HTTP)
+    run_module(lvs_service, kernel, services=[{**WEB, "fwmark": 81}], purge="none")
+    told = info(kernel)
+    answer = json.dumps(told)
+    assert [answer.count(json.dumps(service)) for service in to_adopt(told)] == [1, 1]
 
 
 def test_a_name_that_is_taken_is_not_taken_again() -> None:
     kernel = by_hand(HTTP)
     run_module(lvs_service, kernel, services=[{**WEB, "name": "fwmark-80", "fwmark": 81}], purge="none")
-    assert [service["name"] for service in info(kernel)["adoptable"]] == ["fwmark-80-by-hand", "fwmark-80"]
+    assert [service["name"] for service in to_adopt(info(kernel))] == ["fwmark-80-by-hand", "fwmark-80"]
 
 
 def test_rules_of_ours_without_a_service_are_named() -> None:
@@ -472,7 +483,7 @@ def test_a_rule_that_clears_a_mark_is_about_no_service() -> None:
 def test_rules_that_leave_packets_out_are_no_obstacle() -> None:
     others = ("! -p tcp -j ACCEPT", "! -d 192.0.2.10/32 -j ACCEPT", "-p tcp -m multiport ! --dports 80,443 -j RETURN")
     told = info(by_hand(HTTP, *others, f"{VIP} --dport 443 {TO_80}"))
-    assert (told["adoptable"], told["not_adoptable"]) == ([FWMARK_80], [])
+    assert (told["adoptable"], told["not_adoptable"]) == (BEFORE, [])
 
 
 @given(declared_services(), st.integers(0, 3), st.data())
@@ -484,7 +495,7 @@ def test_deploying_what_is_adoptable_changes_nothing(services: list[dict[str, An
     told = info(kernel)
     before = read(kernel).pools
     marks = {family: [mark(table, packet) for packet in packets(family)] for family, table in kernel.mangle.items()}
-    done = run_module(lvs_service, kernel, services=told["adoptable"], adopt=True)
+    done = run_module(lvs_service, kernel, services=to_adopt(told), adopt=True)
     if "failed" in done:
         assert set(done["msg"].splitlines()) <= set(told["not_adoptable"]), "refused, and lvs_info did not tell"
         return

@@ -73,11 +73,12 @@ SERVICE: dict[str, Any] = {
          "tunnel_type": "gue", "tunnel_port": 5555, "tunnel_checksum": "csum"},
     ],
 }  # fmt: skip
-WRITTEN = shorthand(SERVICE)
+OURS = {"name": "web", "fwmark": 81, "traffic": SERVICE["traffic"]}
+WRITTEN = [shorthand(SERVICE), shorthand(OURS)]
 INFO: dict[str, Any] = {
     "changed": False,
-    "services": [],
-    "adoptable": [SERVICE],
+    "services": [OURS],
+    "adoptable": {"before": [SERVICE], "behind": []},
     "not_adoptable": ["mark 7: there is no ipv4 service for it; its rules stay as they are"],
     "problems": [{"kind": "jump", "message": "the ipv4 chain LVS-MARK is not entered", "family": "ipv4"}],
 }
@@ -112,6 +113,11 @@ def with_lie(value: Any, place: tuple[Any, ...], lie: Any) -> Any:
     return changed
 
 
+def named(name: object) -> dict[str, Any]:
+    """What is told of a service by hand of this name."""
+    return {"adoptable": {"before": [{**SERVICE, "name": name}], "behind": []}}
+
+
 def is_plain(text: str) -> bool:
     return text.isprintable() and not re.search(r"\{[{%#]|#jinja2:", text)
 
@@ -124,20 +130,20 @@ class Text(str):
 
 
 def test_adopting_the_truth() -> None:
-    marked = {**INFO, "adoptable": [{**SERVICE, "name": Text("fwmark-80")}]}
+    marked = {**INFO, **named(Text("fwmark-80"))}
     (text,) = adopted({"router1": INFO}).values()
     assert adopted({"router1": marked}) == {"host_vars/router1": text}
-    assert yaml.safe_load(text)["lvs_services_router1"] == [WRITTEN]
+    assert yaml.safe_load(text)["lvs_services_router1"] == WRITTEN
     for group, variable in {"all": "lvs_services", "site-1.berlin": "lvs_services_site_1_berlin"}.items():
         written = adopted({"router1": INFO}, group)[f"group_vars/{group}"]
-        assert yaml.safe_load(written) == {"lvs_router_adopt": True, variable: [WRITTEN]}
+        assert yaml.safe_load(written) == {"lvs_router_adopt": True, variable: WRITTEN}
 
 
 @pytest.mark.parametrize("lie", LIES)
 def test_adopting_lies(lie: str) -> None:
     """Refused, or a file that says no more than a service and comments."""
     told = 0
-    for place in (*places(INFO["adoptable"], ("adoptable",)), *places(INFO["not_adoptable"], ("not_adoptable",))):
+    for place in (place for key in ("services", "adoptable", "not_adoptable") for place in places(INFO[key], (key,))):
         try:
             (text,) = adopted({"router1": with_lie(INFO, place, LIES[lie])}).values()
         except AnsibleFilterError as error:
@@ -269,7 +275,7 @@ FACTS = {
 def test_adopt(fleet: Fleet) -> None:
     """Lies in what is written, by a router that would write elsewhere, or again; and the inventory afterwards."""
     for lie in ("expression", "another-template", "line-separator"):
-        fleet.add(f"name-{lie}", {"lvs_info": {**INFO, "adoptable": [{**SERVICE, "name": LIES[lie]}]}})
+        fleet.add(f"name-{lie}", {"lvs_info": {**INFO, **named(LIES[lie])}})
     # Ansible itself refuses a surrogate.
     reasons = [value for lie, value in LIES.items() if lie != "surrogate"]
     fleet.add("reasons", {"lvs_info": {**INFO, **FACTS, "not_adoptable": reasons}})
@@ -283,7 +289,7 @@ def test_adopt(fleet: Fleet) -> None:
     assert all(char.isprintable() or char == "\n" for char in run.stdout + run.stderr)
     variables = fleet.variables()
     added = {name: found.get(f"lvs_services_{name}") for name, found in variables.items()}
-    assert {name: services for name, services in added.items() if services} == {"reasons": [WRITTEN]}
+    assert {name: services for name, services in added.items() if services} == {"reasons": WRITTEN}
     assert not any("lvs_router_marking" in found for found in variables.values())
 
 

@@ -326,7 +326,7 @@ def test_info_of_an_empty_router() -> None:
         "policy_rules": [],
         "controllers": [],
         "firewalls": [],
-        "adoptable": [],
+        "adoptable": {"before": [], "behind": []},
         "not_adoptable": [],
         "problems": [],
     }

@@ -13,7 +13,7 @@ from ansible_collections.lvs.fleet.plugins.module_utils._iptables import parse_r
 from ansible_collections.lvs.fleet.plugins.module_utils._model import IPTABLES_MARK, IPV4, LVS_SERVICE, MarkRule
 from ansible_collections.lvs.fleet.plugins.modules import iptables_mark, ipvs_service, lvs_info, lvs_service
 from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel
-from ansible_collections.lvs.fleet.tests.unit.running import CHAIN, quartet, run_module
+from ansible_collections.lvs.fleet.tests.unit.running import CHAIN, quartet, run_module, to_adopt
 from ansible_collections.lvs.fleet.tests.unit.test_modules import MARK, MARK_RULE, RULE, WEB
 
 TRAFFIC = {"destination": ["192.0.2.25"], "protocol": ["tcp"], "ports": [25]}
@@ -209,13 +209,13 @@ def test_info_tells_each_module_its_own() -> None:
     kernel.local = {"192.0.2.10", "192.0.2.25"}
     told = run_module(lvs_info, kernel, check=True)
     assert [found["name"] for found in told["services"]] == ["web"]
-    assert [found["name"] for found in told["adoptable"]] == ["web"]
+    assert told["adoptable"] == {"before": [], "behind": []}
     assert {found["name"] for found in told["rules"]} == {"mail", "web"}
     assert (told["problems"], told["not_adoptable"]) == ([], [])
     for module, options in (
         (iptables_mark, {"rules": told["rules"], "purge": True}),
         (lvs_service, {"services": told["services"]}),
-        (lvs_service, {"services": told["adoptable"], "adopt": True}),
+        (lvs_service, {"services": to_adopt(told), "adopt": True}),
     ):
         assert run_module(module, kernel, **options)["operations"] == []
 

@@ -198,7 +198,8 @@ def test_an_audit_blames_whom_it_should(fleet: Machines) -> None:
 
 
 def adopting(services: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"lvs_info": {"changed": False, "adoptable": services, "not_adoptable": []}}
+    by_hand = {"before": services, "behind": []}
+    return {"lvs_info": {"changed": False, "services": [], "adoptable": by_hand, "not_adoptable": []}}
 
 
 WEB = {

@@ -130,7 +130,7 @@ def test_native_nft_rules(router: Router) -> None:
     [problem] = [found for found in told["problems"] if found["kind"] == "unreadable"]
     assert UNREADABLE in problem.pop("message")
     assert problem == {"kind": "unreadable", "family": "ipv4"}
-    assert told["adoptable"] == []
+    assert told["adoptable"] == {"before": [], "behind": []}
     # The other family is told nevertheless.
     assert [found["destination"] for found in told["rules"]] == [["2001:db8::10"]]
     assert router.tool("nft", "list", "ruleset") == native
