@@ -192,9 +192,12 @@ def _reply_problem(trouble: way.Trouble, mine: MarkRule, address: str) -> dict[s
     return {**found, "message": f"{mine.name}: {where(trouble.table, trouble.rule)} {does} {what}; {remedy}"}
 
 
-def mark_readers(hooks: Collection[way.Hook], own: Sequence[MarkRule]) -> list[dict[str, Any]]:
-    """Rules that packets pass after IPVS and that single out those with our marks, as Kubernetes does to masquerade."""
-    behind = [hook for hook in hooks if hook.name in (way.OUTPUT, way.POSTROUTING)]
+def mark_readers(hooks: Collection[way.Hook], own: Sequence[MarkRule], conntrack: bool) -> list[dict[str, Any]]:
+    """Rules that packets pass after IPVS and that single out those with our marks, as Kubernetes does to masquerade.
+
+    conntrack: as for replies; else no packet of IPVS passes table nat.
+    """
+    behind = [hook for hook in hooks if hook.name in (way.OUTPUT, way.POSTROUTING) and (conntrack or not hook.nat)]
     found = []
     for hook, rule in way.readers(behind):
         met = [mine for mine in own if way.singled_out(rule, packets_of(mine), mine.mark)]

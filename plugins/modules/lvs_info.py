@@ -358,13 +358,14 @@ def on_their_way(state: RouterState, rules: Rules, local: set[str]) -> list[dict
     found = []
     asked = {address for address, _mark in report.single_destinations(state)}
     device_of = devices_to(report.masqueraded(state))
+    conntrack = surroundings.tracks_ipvs()
     for family in FAMILIES:
         own = [rule for rule in report.own_rules(state) if rule.family == family]
         hooks_of_family, ours = trouble.up_to_ipvs(rules.hooks[family], rules.chains, family)
         follower = Follower(hooks_of_family, ours, surroundings.devices())
         found += trouble.mark_troubles(follower, own, local, asked)
-        found += trouble.mark_readers(rules.hooks[family], own)
-        found += trouble.replies(rules.hooks[family], own, state.pools, device_of, surroundings.tracks_ipvs())
+        found += trouble.mark_readers(rules.hooks[family], own, conntrack)
+        found += trouble.replies(rules.hooks[family], own, state.pools, device_of, conntrack)
     return found
 
 

@@ -324,9 +324,11 @@ READERS: dict[str, tuple[int, str, bool]] = {
 @pytest.mark.parametrize("case", READERS)
 def test_readers_of_our_mark_behind_ipvs(case: str) -> None:
     mark, rules, found = READERS[case]
-    told = mark_readers(list(hooks(saved_rules(saved({"nat": rules})), "ipv4")), [replace(WEB, mark=mark)])
-    assert [problem["kind"] for problem in told] == ["mark_read"] * found
-    assert not found or f"singles out packets with the mark {mark} behind IPVS" in told[0]["message"]
+    for table, conntrack, passed in (("nat", True, True), ("nat", False, False), ("mangle", False, True)):
+        behind = list(hooks(saved_rules(saved({table: rules})), "ipv4"))
+        told = mark_readers(behind, [replace(WEB, mark=mark)], conntrack)
+        assert [problem["kind"] for problem in told] == ["mark_read"] * (found and passed)
+        assert not told or f"singles out packets with the mark {mark} behind IPVS" in told[0]["message"]
 
 
 # What tc 6.1 prints, without the spaces at the ends of lines.

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import select
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,14 +26,21 @@ TO_9 = "-j MARK --set-mark 9"
 # Without a rule that has connections tracked no packet passes table nat.
 TRACKING = "-A POSTROUTING -s 10.9.0.0/16 -j MASQUERADE"
 RESTORE = "-j CONNMARK --restore-mark"
+# As kube-proxy does.
+MASQUERADING = """\
+:KUBE - [0:0]
+-A POSTROUTING -j KUBE
+-A KUBE -m mark ! --mark {0}/{0} -j RETURN
+-A KUBE -j MASQUERADE --random-fully"""
 
 
 @dataclass(frozen=True)
 class Row:
     """What somebody does to a good router, the problems then told, by kind and chain, and whether clients are served.
 
-    rules are commands of iptables by their table; the next four are commands of ip and tc; settings are files in
-    /proc/sys/net/ipv4, set to 1 for the row.
+    Who is masqueraded on the way counts as not served: the real server does not know who asks. rules are commands of
+    iptables by their table; the next four are commands of ip and tc; settings are files in /proc/sys/net/ipv4, set to
+    1 for the row.
     """
 
     problems: list[str]
@@ -126,6 +135,8 @@ ROWS = {
             "filter": "-A INPUT -m conntrack --ctstate INVALID -j DROP\n"
             "-A INPUT -p tcp ! --syn -m conntrack --ctstate NEW -j DROP\n-A INPUT -p icmp -j DROP"
         },
+        # Without it all packets of a connection of IPVS are new.
+        settings=("vs/conntrack",),
     ),
     "new, but not tracked": Row(
         ["dropped INPUT"],
@@ -233,6 +244,19 @@ ROWS = {
         "rule add from 203.0.113.0/24 fwmark 80 priority 9 prohibit",
         undo="rule add lookup local priority 0\nrule del priority 100\nrule del priority 9",
     ),
+    # Readers of our mark behind IPVS. It keeps connection tracking out, and with it table nat, unless told otherwise.
+    "Kubernetes masquerades by a bit of our mark": Row(
+        ["mark_read KUBE"], False, {"nat": MASQUERADING.format("0x40")}, settings=("vs/conntrack",)
+    ),
+    "Kubernetes masquerades by another bit": Row(
+        [], True, {"nat": MASQUERADING.format("0x4000")}, settings=("vs/conntrack",)
+    ),
+    "masquerades by a bit of our mark, without conntrack": Row([], True, {"nat": MASQUERADING.format("0x40")}),
+    "drops by our mark": Row(["mark_read OUTPUT"], False, {"filter": "-A OUTPUT -m mark --mark 80 -j DROP"}),
+    "drops by a bit of our mark": Row(
+        ["mark_read POSTROUTING"], False, {"mangle": "-A POSTROUTING -p tcp -m mark --mark 0x10/0x10 -j DROP"}
+    ),
+    "drops by another mark": Row([], True, {"mangle": "-A POSTROUTING -m mark --mark 81 -j DROP"}),
     # Traffic control behind IPVS, and before netfilter.
     "tc drops by the mark": Row(
         ["mark_read"],
@@ -271,24 +295,28 @@ class Clients(Site):
 
     def __init__(self, router: Router) -> None:
         super().__init__(router)
-        self.listeners = []
+        self.listeners: dict[int, list[socket.socket]] = {port: [] for port in PORTS}
         for namespace in self.servers.values():
             with namespace.inside():
-                self.listeners += [socket.create_server(("", port), backlog=500) for port in PORTS]
+                for port, listeners in self.listeners.items():
+                    listeners.append(socket.create_server(("", port), backlog=500))
 
     def served(self) -> bool:
-        """Whether a client is connected on every port."""
+        """Whether a client is connected on every port, by its own address."""
         return all(self._connects(port) for port in PORTS)
 
     def _connects(self, port: int) -> bool:
-        source = (CLIENT[FAMILY].format(11), 0)
+        source = CLIENT[FAMILY].format(11)
         with self.client.inside(), contextlib.suppress(OSError):
-            socket.create_connection((VIP, port), PATIENCE_SECONDS, source).close()
-            return True
+            socket.create_connection((VIP, port), PATIENCE_SECONDS, (source, 0)).close()
+            for asked in select.select(self.listeners[port], [], [], PATIENCE_SECONDS)[0]:
+                connection, (address, _port) = asked.accept()
+                connection.close()
+                return bool(address == source)
         return False
 
     def close(self) -> None:
-        for listener in self.listeners:
+        for listener in itertools.chain(*self.listeners.values()):
             listener.close()
         super().close()
 

@@ -12,12 +12,14 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
+from unittest.mock import patch
 
 import pytest
 
+from ansible_collections.lvs.fleet.plugins.module_utils import _surroundings
 from ansible_collections.lvs.fleet.tests.integration.conftest import VARIANTS, kernel_allows
 from ansible_collections.lvs.fleet.tests.integration.harness import Router
-from ansible_collections.lvs.fleet.tests.integration.traffic import CLIENT, PORTS, VIRTUAL, Site
+from ansible_collections.lvs.fleet.tests.integration.traffic import CLIENT, PORTS, SERVER, VIRTUAL, Site
 
 FAMILY = socket.AF_INET
 VIP = VIRTUAL[FAMILY]
@@ -70,6 +72,25 @@ OTHER_VARIANT: dict[str, tuple[str, str, list[str], int]] = {
 }
 
 
+# Behind IPVS: a native table, the problems that are told, and the addresses by which a server sees the client.
+CLIENT_ADDRESS, ROUTER_ADDRESS = CLIENT[FAMILY].format(11), "10.0.1.1"
+NAT, POSTROUTING = "nat hook postrouting priority srcnat", "filter hook postrouting priority mangle"
+READERS: dict[str, tuple[str, list[str], list[str]]] = {
+    "masqueraded by a bit": (at(NAT, "meta mark & 0x40 == 0x40 masquerade"), ["mark_read"], [ROUTER_ADDRESS]),
+    "masqueraded as by Kubernetes": (
+        at(NAT, "jump other", "meta mark & 0x40 != 0x40 return; meta mark set meta mark ^ 0x40; masquerade"),
+        ["mark_read"], [ROUTER_ADDRESS],
+    ),
+    "masqueraded by Kubernetes' own bit": (
+        at(NAT, "jump other", "meta mark & 0x4000 != 0x4000 return; masquerade"), [], [CLIENT_ADDRESS],
+    ),
+    "dropped by the mark": (at(POSTROUTING, "meta mark 80 drop"), ["mark_read"], []),
+    "dropped by a set of marks": (at(POSTROUTING, "meta mark { 7, 80 } drop"), ["mark_read"], []),
+    "dropped by another mark": (at(POSTROUTING, "meta mark { 7, 81 } drop"), [], [CLIENT_ADDRESS]),
+    "let out by the mark": (at(POSTROUTING, "meta mark 80 accept"), [], [CLIENT_ADDRESS]),
+}  # fmt: skip
+
+
 @pytest.fixture
 def site(router: Router) -> Iterator[Site]:
     found = Site(router, servers=())
@@ -107,3 +128,38 @@ def test_the_other_variant_of_iptables(site: Site, case: str) -> None:
         pytest.skip(f"this kernel has no iptables-{other}")
     site.router.tool(f"iptables-{other}-restore", "--noflush", stdin=f"*{table}\n{rule}\nCOMMIT\n")
     assert met(site) == (problems, marked)
+
+
+@pytest.fixture
+def forwarding(router: Router) -> Iterator[Site]:
+    """The router hands packets with our mark to a server, where IPVS would: the same hooks are behind."""
+    found = Site(router, servers=(1,))
+    router.tool("ip", "addr", "del", VIP, "dev", "lo")
+    router.tool("ip", "route", "add", VIP, "via", SERVER[FAMILY].format(1))
+    with found.servers[1].inside():
+        router.tool("ip", "addr", "add", VIP, "dev", "lo")
+    router.run("iptables_mark", rules=RULES)
+    # As with IPVS in Kubernetes; else table nat is none of its packets' business.
+    with patch.object(_surroundings, "tracks_ipvs", lambda: True):
+        yield found
+    found.close()
+
+
+@pytest.mark.parametrize("case", READERS)
+def test_readers_of_our_mark(forwarding: Site, case: str) -> None:
+    table, problems, seen = READERS[case]
+    forwarding.router.tool("nft", "-f", "-", stdin=table)
+    told = [problem["kind"] for problem in forwarding.router.run("lvs_info")["problems"]]
+    assert ([kind for kind in told if kind == "mark_read"], clients_seen(forwarding)) == (problems, seen)
+
+
+def clients_seen(site: Site) -> list[str]:
+    """The address of a client as the server sees it, if it does."""
+    with site.servers[1].inside():
+        listener = socket.create_server((VIP, PORTS[0]))
+    with listener, site.client.inside(), suppress(OSError):
+        socket.create_connection((VIP, PORTS[0]), 0.5, (CLIENT_ADDRESS, 0)).close()
+        connection, (address, _port) = listener.accept()
+        connection.close()
+        return [address]
+    return []
