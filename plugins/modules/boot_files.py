@@ -115,11 +115,10 @@ import os
 import re
 from typing import Any, Callable
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.lvs.fleet.plugins.module_utils import _host as host
 from ansible_collections.lvs.fleet.plugins.module_utils import _parts as parts
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError, ParseError, ValidationError, reason
+from ansible_collections.lvs.fleet.plugins.module_utils._module import Module
 from ansible_collections.lvs.fleet.plugins.module_utils._options import is_text, path_problem, show
 from ansible_collections.lvs.fleet.plugins.module_utils._text import printable_lines
 
@@ -335,7 +334,7 @@ def carry_out(
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = Module(
         argument_spec={
             "files": {
                 "type": "list",

@@ -91,8 +91,6 @@ import json
 import os
 from typing import Any, Callable, Sequence
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.lvs.fleet.plugins.module_utils import _host as host
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import (
     LvsError,
@@ -103,6 +101,7 @@ from ansible_collections.lvs.fleet.plugins.module_utils._errors import (
 )
 from ansible_collections.lvs.fleet.plugins.module_utils._ip import IpObject, Plan, Step, plan, text_of
 from ansible_collections.lvs.fleet.plugins.module_utils._ip_words import ip_object, ip_objects, queries
+from ansible_collections.lvs.fleet.plugins.module_utils._module import Module
 from ansible_collections.lvs.fleet.plugins.module_utils._options import path_problem
 
 MODE = 0o600
@@ -240,7 +239,7 @@ def undo(record: Record, way: Plan, done: Sequence[Step]) -> str:
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = Module(
         argument_spec={
             "path": {"type": "path", "required": True},
             "commands": {"type": "list", "elements": "str", "required": True},

@@ -146,13 +146,12 @@ changes:
 import gc
 from dataclasses import replace
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.lvs.fleet.plugins.module_utils._doubts import mark_doubts
 from ansible_collections.lvs.fleet.plugins.module_utils._engine import converge, invocation
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError
 from ansible_collections.lvs.fleet.plugins.module_utils._iptables import DEFAULT_CHAIN, mark_chains
 from ansible_collections.lvs.fleet.plugins.module_utils._model import RouterState
+from ansible_collections.lvs.fleet.plugins.module_utils._module import Module
 from ansible_collections.lvs.fleet.plugins.module_utils._ownership import shared
 from ansible_collections.lvs.fleet.plugins.module_utils._params import chain_of, marks
 from ansible_collections.lvs.fleet.plugins.module_utils._plan import marks_absent, marks_target
@@ -162,7 +161,7 @@ from ansible_collections.lvs.fleet.plugins.module_utils._router import Router
 def main() -> None:
     # Thousands of values and hardly a cycle among them: looking for cycles would take a fifth of the time.
     gc.disable()
-    module = AnsibleModule(
+    module = Module(
         argument_spec={
             "rules": {"type": "list", "elements": "dict", "required": True},
             "chain": {"default": DEFAULT_CHAIN},

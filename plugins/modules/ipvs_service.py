@@ -205,12 +205,11 @@ changes:
 
 import gc
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.lvs.fleet.plugins.module_utils._doubts import ipvs_doubts
 from ansible_collections.lvs.fleet.plugins.module_utils._engine import converge, invocation
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError
 from ansible_collections.lvs.fleet.plugins.module_utils._model import RouterState
+from ansible_collections.lvs.fleet.plugins.module_utils._module import Module
 from ansible_collections.lvs.fleet.plugins.module_utils._params import ipvs_services
 from ansible_collections.lvs.fleet.plugins.module_utils._plan import pools_absent, pools_target
 from ansible_collections.lvs.fleet.plugins.module_utils._router import Router
@@ -219,7 +218,7 @@ from ansible_collections.lvs.fleet.plugins.module_utils._router import Router
 def main() -> None:
     # Thousands of values and hardly a cycle among them: looking for cycles would take a fifth of the time.
     gc.disable()
-    module = AnsibleModule(
+    module = Module(
         argument_spec={
             "services": {"type": "list", "elements": "dict", "required": True},
             "state": {"choices": ["present", "absent"], "default": "present"},

@@ -234,8 +234,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.lvs.fleet.plugins.module_utils import _adopt as adoption
 from ansible_collections.lvs.fleet.plugins.module_utils import _conflicts as conflict
 from ansible_collections.lvs.fleet.plugins.module_utils import _report as report
@@ -250,6 +248,7 @@ from ansible_collections.lvs.fleet.plugins.module_utils._iptables import (
     snat_chains,
 )
 from ansible_collections.lvs.fleet.plugins.module_utils._model import FAMILIES, Chain, ChainId, RouterState, TableRule
+from ansible_collections.lvs.fleet.plugins.module_utils._module import Module
 from ansible_collections.lvs.fleet.plugins.module_utils._nftables import NFT_FAMILY
 from ansible_collections.lvs.fleet.plugins.module_utils._router import (
     Router,
@@ -410,7 +409,7 @@ def survey() -> dict[str, Any]:
 def main() -> None:
     # Thousands of values and hardly a cycle among them: looking for cycles would take a fifth of the time.
     gc.disable()
-    module = AnsibleModule(argument_spec={}, supports_check_mode=True)
+    module = Module(argument_spec={}, supports_check_mode=True)
     try:
         result = survey()
     except (LvsError, OSError) as error:

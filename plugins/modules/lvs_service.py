@@ -304,14 +304,13 @@ import gc
 from dataclasses import replace
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.lvs.fleet.plugins.module_utils._doubts import service_doubts
 from ansible_collections.lvs.fleet.plugins.module_utils._engine import converge, invocation
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError, ValidationError
 from ansible_collections.lvs.fleet.plugins.module_utils._guard import check_removals
 from ansible_collections.lvs.fleet.plugins.module_utils._iptables import mark_chains, snat_chains
 from ansible_collections.lvs.fleet.plugins.module_utils._model import IPTABLES, MARKINGS, Declaration, RouterState
+from ansible_collections.lvs.fleet.plugins.module_utils._module import Module
 from ansible_collections.lvs.fleet.plugins.module_utils._ownership import shared
 from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_services
 from ansible_collections.lvs.fleet.plugins.module_utils._plan import virtual_services_absent, virtual_services_target
@@ -340,7 +339,7 @@ def declaration(params: dict[str, Any]) -> Declaration:
 def main() -> None:
     # Thousands of values and hardly a cycle among them: looking for cycles would take a fifth of the time.
     gc.disable()
-    module = AnsibleModule(
+    module = Module(
         argument_spec={
             "services": {"type": "list", "elements": "dict", "required": True},
             "state": {"choices": ["present", "absent"], "default": "present"},

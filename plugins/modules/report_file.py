@@ -48,10 +48,9 @@ RETURN = r""" # """
 import os
 import stat
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.lvs.fleet.plugins.module_utils import _host as host
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError, ValidationError
+from ansible_collections.lvs.fleet.plugins.module_utils._module import Module
 from ansible_collections.lvs.fleet.plugins.module_utils._options import path_problem, show
 
 MODE = 0o600
@@ -86,7 +85,7 @@ def converge(path: str, content: str | None, check_mode: bool) -> bool:
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = Module(
         argument_spec={"path": {"type": "str", "required": True}, "content": {"type": "str"}},
         supports_check_mode=True,
     )

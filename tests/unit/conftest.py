@@ -9,6 +9,7 @@ Many other ones, over a cup of coffee: pytest --hypothesis-profile=thorough test
 from collections.abc import Iterator
 
 import pytest
+from ansible.module_utils import basic
 from hypothesis import HealthCheck, Phase, settings
 
 from ansible_collections.lvs.fleet.plugins.module_utils import _host
@@ -25,4 +26,17 @@ def whoever_runs_the_tests() -> Iterator[None]:
     """The modules ask for root, which no unit test takes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_host, "expect_root", lambda: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def syslog_of_every_python() -> Iterator[None]:
+    """Newer ones take no NUL."""
+
+    def syslog(_priority: int, message: str) -> None:
+        if "\0" in message:
+            raise ValueError("embedded null character")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(basic.syslog, "syslog", syslog)
         yield

@@ -66,7 +66,7 @@ def used(path: Path, module: str) -> set[str]:
 
 
 def test_every_module_has_its_layer() -> None:
-    assert set(MODULE_UTILS) - PURE == {"_engine", "_host", "_netlink", "_router", "_surroundings"}
+    assert set(MODULE_UTILS) - PURE == {"_engine", "_host", "_module", "_netlink", "_router", "_surroundings"}
 
 
 @pytest.mark.parametrize("name", sorted(PURE))
@@ -98,7 +98,14 @@ def test_only_one_place_opens_a_socket() -> None:
     assert users == {"_router"}
 
 
-@pytest.mark.parametrize("name", sorted(MODULE_UTILS))
+def test_only_one_place_knows_ansible() -> None:
+    known = imported(MODULE_UTILS["_module"])
+    assert [found for found in known if found.startswith("ansible")] == ["ansible.module_utils.basic"]
+    modules = {path.stem: imported(path) for path in (PLUGINS / "modules").glob("*.py")}
+    assert [name for name, found in modules.items() if "ansible.module_utils.basic" in found] == []
+
+
+@pytest.mark.parametrize("name", sorted(set(MODULE_UTILS) - {"_module"}))
 def test_nothing_but_the_standard_library(name: str) -> None:
     assert [found for found in imported(MODULE_UTILS[name]) if found.startswith("ansible")] == []
 

@@ -17,7 +17,13 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.lvs.fleet.plugins.filter.fleet import problems
 from ansible_collections.lvs.fleet.plugins.module_utils._doubts import service_doubts
 from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_services
-from ansible_collections.lvs.fleet.plugins.modules import iptables_mark, ipvs_service, lvs_service
+from ansible_collections.lvs.fleet.plugins.modules import (
+    ip_objects,
+    iptables_mark,
+    ipvs_service,
+    lvs_service,
+    report_file,
+)
 from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel
 from ansible_collections.lvs.fleet.tests.unit.running import run_module
 
@@ -130,3 +136,13 @@ def test_thousands_of_warnings_are_not_shown() -> None:
     services = [{**WEB, "name": f"s{number}", "fwmark": number, "real_servers": []} for number in range(1, 41)]
     found = service_doubts(virtual_services(services))
     assert len(found) == 21 and found[-1] == "59 more warnings are not shown"
+
+
+@pytest.mark.parametrize(
+    ("module", "option", "others"),
+    [(iptables_mark, "chain", {"rules": []}), (ip_objects, "path", {"commands": []}), (report_file, "path", {})],
+)
+def test_text_that_ansible_cannot_log(module: ModuleType, option: str, others: dict[str, Any]) -> None:
+    """A module is told its options after Ansible has logged them."""
+    message = run_module(module, FakeKernel(), **{option: "/a\0"}, **others)["msg"]
+    assert message.startswith(f"{option}: '/a\\x00' is not a ")
