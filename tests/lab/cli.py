@@ -12,7 +12,7 @@ from bench import EXIT_BROKEN_PIPE, EXIT_NO_BENCH, run_bench
 from common import LabError, become_root, exit_on_signals, say
 from debian import RELEASES
 from network import ROUTERS, SERVERS
-from root import run_in_root
+from root import bench_in_root, run_in_root
 
 
 def main(arguments: list[str]) -> int:
@@ -42,17 +42,21 @@ def _parser() -> argparse.ArgumentParser:
 def _add_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mem", default="768M", help="memory of the user-mode-linux kernel (default: %(default)s)")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="end the command after so many seconds")
-    parser.add_argument(
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument(
         "--kernel",
         choices=("auto", "own", "uml"),
         default="auto",
         help="the machine's own kernel, user-mode-linux, or the former where it has IPVS (default)",
     )
+    place.add_argument("--release", choices=RELEASES, help="user-mode-linux of this Debian, in a root of it")
     parser.add_argument("command", nargs="+", metavar="COMMAND", help="the command and its arguments, after --")
     parser.set_defaults(action=_bench)
 
 
 def _bench(options: argparse.Namespace) -> int:
+    if options.release:
+        return bench_in_root(options.command, options.mem, options.timeout, options.release)
     return run_bench(options.command, options.mem, options.timeout, options.kernel)
 
 
@@ -87,6 +91,13 @@ def _add_fleet(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         default="uml",
         help="what routers run on: user-mode-linux (default), or Debian's kernel in an emulator, with iptables on nft",
     )
+    up.add_argument(
+        "--release",
+        type=_releases,
+        default=[RELEASES[0]],
+        metavar="RELEASE[,RELEASE]",
+        help=f"which Debian machines have, in turn if more than one: {', '.join(RELEASES)} (default: {RELEASES[0]})",
+    )
     up.add_argument("--mem", default="256M", help="memory of each machine (default: %(default)s)")
     up.add_argument("--inventory", type=Path, metavar="FILE", help="write the Ansible inventory there")
     up.set_defaults(action=_up)
@@ -115,9 +126,16 @@ def _add_fleet(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     execute.set_defaults(action=_execute)
 
 
+def _releases(text: str) -> list[str]:
+    releases = text.split(",")
+    if unknown := [release for release in releases if release not in RELEASES]:
+        raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}")
+    return releases
+
+
 def _up(options: argparse.Namespace) -> int:
     machines = [*ROUTERS[: options.routers], *SERVERS[: options.server_machines]]
-    return fleet.up(machines, options.mem, options.kernel == "debian", options.inventory)
+    return fleet.up(machines, options.release, options.mem, options.kernel == "debian", options.inventory)
 
 
 def _execute(options: argparse.Namespace) -> int:

@@ -79,11 +79,6 @@ def new_state(kind: str) -> Path:
     return state
 
 
-def make_disk(tree: Path, disk: Path, size: str) -> None:
-    """Make a disk image that holds a tree of files."""
-    run("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-d", tree, disk, size)
-
-
 def last_lines(path: Path, count: int = 40) -> str:
     """Return the end of a log file (empty when there is none)."""
     if not path.exists():

@@ -18,20 +18,21 @@ import network
 import packages
 from common import BUILD, LAB, LabError, last_lines, run, step
 from image import Image, get_image
-from kernel import Kernel, get_kernel
 from machine import FOLDERS, SOCKETS, SSH, STATE, Machine
 from network import LAN, ROUTERS, SERVERS, bare, inside, lan_addresses
 
 
-def up(names: list[str], memory: str, emulate_routers: bool, inventory_file: Path | None) -> int:
-    """Start a fleet of these machines with fresh disks, in place of any that this checkout has running."""
+def up(names: list[str], releases: list[str], memory: str, emulate_routers: bool, inventory_file: Path | None) -> int:
+    """Start a fleet of these machines with fresh disks, in place of any that this checkout has running.
+
+    The routers are of these Debian releases in turn, and so are the real servers.
+    """
     packages.ensure(packages.FLEET + (packages.EMULATOR if emulate_routers else ()))
-    image = get_image()
-    router_kernel = get_kernel() if emulate_routers else None
+    images = [get_image(release) for release in releases]
     with _locked(), step(f"the fleet is up, its machines: {' '.join(names)}"):
         _clean()
         try:
-            _start([Machine(name) for name in names], image, memory, router_kernel)
+            _start({Machine(name): _image(name, images) for name in names}, memory, emulate_routers)
         except BaseException:
             _clean()
             raise
@@ -127,20 +128,25 @@ def _clean() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(machines: list[Machine], image: Image, memory: str, router_kernel: Kernel | None) -> None:
+def _image(name: str, images: list[Image]) -> Image:
+    """Return the image that the machine of this name has its turn with."""
+    return images[(ROUTERS if name in ROUTERS else SERVERS).index(name) % len(images)]
+
+
+def _start(images: dict[Machine, Image], memory: str, emulate_routers: bool) -> None:
     STATE.mkdir()
     SOCKETS.mkdir(mode=0o700)
-    _write_ssh_files(machines, image)
-    names = [machine.name for machine in machines]
+    _write_ssh_files(images)
+    names = [machine.name for machine in images]
     servers = [server for server in SERVERS if server not in names]
     network.make_network(names, servers)
-    kernels = [router_kernel if name in ROUTERS else None for name in names]
-    processes = [machine.start(image, memory, kernel) for machine, kernel in zip(machines, kernels, strict=True)]
+    emulated = [machine for machine in images if emulate_routers and machine.name in ROUTERS]
+    processes = {machine: machine.start(image, memory, machine in emulated) for machine, image in images.items()}
     for server in servers:
-        _start_server(server, image)
-    for machine, kernel, process in zip(machines, kernels, processes, strict=True):
+        _start_server(server, next(iter(images.values())))
+    for machine, process in processes.items():
         machine.wait_for_boot(process=process)
-        if kernel:
+        if machine in emulated:
             machine.choose_nft()
     for server in SERVERS:
         _wait_for_server(server)
@@ -169,11 +175,15 @@ def _require_fleet() -> None:
         raise LabError("there is no fleet; start one with: lab fleet up")
 
 
-def _write_ssh_files(machines: list[Machine], image: Image) -> None:
+def _write_ssh_files(images: dict[Machine, Image]) -> None:
     """Write a program that stands in for ssh, in the namespace from which it reaches the machines."""
     config = STATE / "ssh_config"
     config.write_text(
-        "".join(f"Host {machine.name}\n    HostName {machine.address}\n" for machine in machines)
+        "".join(
+            # People use the name, and Ansible the address.
+            f"Host {machine.name} {machine.address}\n    HostName {machine.address}\n    IdentityFile {image.ssh_key}\n"
+            for machine, image in images.items()
+        )
         # %C is a hash of the connection's ends: short, and different for every machine.
         + f"""\
 Host router* server*
@@ -182,7 +192,6 @@ Host router* server*
     ControlPersist 60
 Host *
     User root
-    IdentityFile {image.ssh_key}
     IdentitiesOnly yes
     StrictHostKeyChecking no
     UserKnownHostsFile /dev/null

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Copyright: lvs.fleet contributors
-"""The root file system image that every machine starts from, and the ssh key it lets in; both kept in a cache."""
+"""What machines of a Debian release start from: a disk image, the ssh key it lets in, two kernels; kept in a cache."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import packages
 from cache import cached
-from common import LAB, make_disk, run, say, step
-from debian import make_tree
+from common import LAB, run, say, step
+from debian import download, make_tree, unpack
 
 MACHINE_ROOT = LAB / "machine-root"
 SERVER = LAB / "server.py"
 SERVER_FOLDER = Path("usr/local/lib/lab")
-IMAGE_SIZE = "1200M"
+IMAGE_SIZE = "1400M"
+# The kernels, and what the first of them needs on a machine with an older Debian.
+UML_PACKAGES = ("user-mode-linux", "libc6")
+DEBIAN_KERNEL = "linux-image-cloud-amd64"
 PACKAGES = (
     *("systemd", "systemd-sysv", "kmod", "procps", "iproute2", "iptables", "ipvsadm"),
     *("openssh-server", "python3", "python3-apt", "dbus", "iptables-persistent", "nftables", "firewalld", "vsftpd"),
@@ -49,9 +51,24 @@ KEPT_GENERATOR = "systemd-sysv-generator"
 
 @dataclass(frozen=True)
 class Image:
-    """A finished image in the cache."""
+    """A finished image in the cache, with the modules of both kernels."""
 
     folder: Path
+
+    @property
+    def user_mode_kernel(self) -> Path:
+        """The release's user-mode-linux, a program."""
+        return self.folder / "linux.uml"
+
+    @property
+    def libraries(self) -> Path:
+        """The release's C library, for that program on a machine with an older one."""
+        return self.folder / "libraries"
+
+    @property
+    def debian_kernel(self) -> Path:
+        """Debian's own kernel. It has the drivers of NVMe disks and of ext4 built in, so it needs no initrd."""
+        return self.folder / "vmlinuz"
 
     @property
     def disk(self) -> Path:
@@ -69,14 +86,14 @@ class Image:
         return self.folder / "certificate.pem"
 
 
-def get_image() -> Image:
-    """Return the image for the present inputs, building it when the cache has none."""
-    return Image(cached(f"image-{_key()}", lambda folder: _build(Image(folder))))
+def get_image(release: str) -> Image:
+    """Return the image of a release for the present inputs, building it when the cache has none."""
+    return Image(cached(f"image-{release}-{_key()}", lambda folder: _build(Image(folder), release)))
 
 
 def _key() -> str:
     """Return a short hash of everything that the image is made from."""
-    inputs = hashlib.sha256(packages.version(packages.UML).encode())
+    inputs = hashlib.sha256()
     for path in (LAB / "image.py", SERVER, *_own_files()):
         inputs.update(f"\0{path.relative_to(LAB)}\0".encode() + path.read_bytes())
     return inputs.hexdigest()[:12]
@@ -87,22 +104,43 @@ def _own_files() -> list[Path]:
     return sorted(path for path in MACHINE_ROOT.rglob("*") if path.is_file())
 
 
-def _build(image: Image) -> None:
-    say("building the machines' image, once: about a minute")
+def _build(image: Image, release: str) -> None:
+    say(f"building the image of {release} machines, once: about a minute")
     tree = image.folder / "tree"
     with step("installed Debian"):
-        _install_debian(tree)
+        _install_debian(tree, image, release)
     with step("made the image"):
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lvs.fleet lab", "-f", image.ssh_key)
         _make_certificate(image.certificate)
         _configure(tree, image)
-        make_disk(tree, image.disk, IMAGE_SIZE)
+        run("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-d", tree, image.disk, IMAGE_SIZE)
         shutil.rmtree(tree)
 
 
-def _install_debian(tree: Path) -> None:
+def _install_debian(tree: Path, image: Image, release: str) -> None:
     left_out = [f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in ("man", "locale", "doc")]
-    make_tree("bookworm", PACKAGES, tree, *left_out)
+    make_tree(release, PACKAGES, tree, *left_out, download(UML_PACKAGES, DEBIAN_KERNEL, image.folder))
+    unpacked = image.folder / "unpacked"
+    for package in image.folder.glob("*.deb"):
+        unpack(package, unpacked)
+    modules = tree / "usr/lib/modules"
+    modules.mkdir(exist_ok=True)
+    _take_kernels(unpacked, image, modules)
+    shutil.rmtree(unpacked)
+
+
+def _take_kernels(unpacked: Path, image: Image, modules: Path) -> None:
+    """Move the kernels and the C library out of their unpacked packages, and the modules to where a machine has them.
+
+    In packages of Debian 12 some of it is in /lib, in those of Debian 13 all is in /usr/lib.
+    """
+    (unpacked / "usr/bin/linux.uml").rename(image.user_mode_kernel)
+    (program,) = unpacked.glob("boot/vmlinuz-*")
+    program.rename(image.debian_kernel)
+    (libc,) = unpacked.glob("**/libc.so.6")
+    libc.parent.rename(image.libraries)
+    for found in list(unpacked.glob("**/modules/*/kernel")):
+        shutil.move(found.parent, modules / found.parent.name)
 
 
 def _make_certificate(target: Path) -> None:
@@ -115,7 +153,8 @@ def _make_certificate(target: Path) -> None:
 def _configure(tree: Path, image: Image) -> None:
     """Turn a plain Debian tree into one for a machine of the lab."""
     _copy_own_files(tree)
-    shutil.copytree("/usr/lib/uml/modules", tree / "usr/lib/modules", dirs_exist_ok=True)
+    for modules in (tree / "usr/lib/modules").iterdir():
+        run("depmod", "--basedir", tree, modules.name)
     ssh = tree / "root/.ssh"
     ssh.mkdir(mode=0o700, exist_ok=True)
     (ssh / "authorized_keys").write_text(image.ssh_key.with_suffix(".pub").read_text())

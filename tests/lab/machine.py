@@ -13,7 +13,6 @@ from pathlib import Path
 import network
 from common import BUILD, LAB, LabError, last_lines, on_one_processor, run
 from image import Image
-from kernel import Kernel
 from network import LAN, LAN_HOSTS, bare, inside, lan_addresses
 
 STATE = BUILD / "fleet"
@@ -46,10 +45,10 @@ class Machine:
         """What its kernel and its services wrote to the console."""
         return self.folder / "console"
 
-    def start(self, image: Image, memory: str, kernel: Kernel | None) -> subprocess.Popen[bytes]:
-        """Start the machine, emulated if it has a kernel of its own; it keeps running when this tool ends."""
+    def start(self, image: Image, memory: str, emulated: bool) -> subprocess.Popen[bytes]:
+        """Start the machine, which keeps running when this tool ends."""
         self.folder.mkdir(parents=True)
-        words = self._emulator(image, memory, kernel) if kernel else self._user_mode(image, memory)
+        words = self._emulator(image, memory) if emulated else self._user_mode(image, memory)
         with self.console.open("ab") as log:
             return subprocess.Popen(
                 inside(LAN, *words),
@@ -64,14 +63,15 @@ class Machine:
         """Return the command line of a user-mode-linux machine."""
         return [
             *on_one_processor(LAN_HOSTS[self.name]),
-            *(str(LAB / "machine.sh"), f"mem={memory}", f"umid={self.name}", f"uml_dir={SOCKETS}/"),
+            *(str(LAB / "machine.sh"), str(image.libraries), str(image.user_mode_kernel)),
+            *(f"mem={memory}", f"umid={self.name}", f"uml_dir={SOCKETS}/"),
             f"ubd0={self.folder}/disk.cow,{image.disk}",
             f"vec0:transport=tap,ifname={self.name},depth=64,gro=1,mac={self._mac}",
             *("con=null", "con0=null,fd:1", "ssl=null", "root=/dev/ubda"),
             *self._kernel_words(),
         ]
 
-    def _emulator(self, image: Image, memory: str, kernel: Kernel) -> list[str]:
+    def _emulator(self, image: Image, memory: str) -> list[str]:
         """Return the command line of an emulated machine."""
         append = ["console=ttyS0", "mitigations=off", "root=/dev/nvme0n1", *self._kernel_words()]
         # A snapshot writes to a nameless file, and lives through reboots. User-mode-linux locks the base of its disks.
@@ -80,10 +80,9 @@ class Machine:
             # The translated code would take a gigabyte if it could.
             *("qemu-system-x86_64", "-accel", "tcg,tb-size=128", "-m", memory),
             *("-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"),
-            *("-kernel", str(kernel.program), "-append", " ".join(append)),
-            *("-drive", f"id=root,file={image.disk},{drive}", "-drive", f"id=modules,file={kernel.modules},{drive}"),
-            *("-device", "nvme,id=disks,serial=lab"),
-            *("-device", "nvme-ns,bus=disks,drive=root", "-device", "nvme-ns,bus=disks,drive=modules"),
+            *("-kernel", str(image.debian_kernel), "-append", " ".join(append)),
+            # The only disk: Linux 6.12 looks for disks in parallel, and numbers them as they are found.
+            *("-drive", f"id=root,file={image.disk},{drive}", "-device", "nvme,drive=root,serial=lab"),
             *("-netdev", f"tap,id=lan,ifname={self.name},script=no,downscript=no"),
             *("-device", f"virtio-net-pci,netdev=lan,mac={self._mac},romfile="),
         ]

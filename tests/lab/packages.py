@@ -7,14 +7,12 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 from common import LabError, run, step
 
-UML = "user-mode-linux"
-BENCH = (UML, "kmod", "iptables", "ipvsadm", "iproute2", "procps", "curl")
-FLEET = (UML, "mmdebstrap", "e2fsprogs", "kmod", "iproute2", "procps", "openssh-client", "openssl", "curl")
+BENCH = ("user-mode-linux", "kmod", "iptables", "ipvsadm", "iproute2", "procps", "curl")
+FLEET = ("mmdebstrap", "e2fsprogs", "kmod", "iproute2", "procps", "openssh-client", "openssl", "curl")
 EMULATOR = ("qemu-system-x86",)
 ROOT = ("mmdebstrap",)
 
@@ -47,23 +45,6 @@ def version(name: str) -> str:
     answer = subprocess.run(query, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False).stdout
     status, _space, installed = answer.partition(" ")
     return installed if status == "installed" else ""
-
-
-def dependency(metapackage: str) -> str:
-    """Return the package that a metapackage stands for at present."""
-    for line in run("apt-cache", "depends", "--important", metapackage).splitlines():
-        if line.startswith("  Depends: "):
-            return line.removeprefix("  Depends: ")
-    raise LabError(f"no package {metapackage} in the package lists")
-
-
-def unpack(name: str, folder: Path) -> None:
-    """Download a package and unpack it into a new folder, without installing it."""
-    folder.mkdir()
-    run("apt-get", "-qq", "download", name, cwd=folder)
-    (package,) = folder.glob("*.deb")
-    run("dpkg-deb", "--extract", package, folder)
-    package.unlink()
 
 
 def _install(names: list[str]) -> None:
