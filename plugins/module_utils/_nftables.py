@@ -328,9 +328,9 @@ def _conditional(chain: Chain) -> list[ChainRule]:
 def ledger(chain: Chain) -> list[ChainRule]:
     """The rules that the chain declared has, or is to have; none where the entries tell the same."""
     own = [rule for rule in chain.rules if _is_own(rule)]
-    given = (rule.meaning for rule in chain.entries if isinstance(rule.meaning, MarkRule))
-    there = frozenset(plain(rule) for rule in given)
-    return [] if there == frozenset(rule.meaning for rule in own) else own
+    # An earlier version wrote one rule with a set of ports where there is a rule for each range now.
+    given = as_entries(plain(rule.meaning) for rule in chain.entries if isinstance(rule.meaning, MarkRule))
+    return [] if frozenset(given) == frozenset(rule.meaning for rule in own) else own
 
 
 def plain(rule: MarkRule) -> MarkRule:
