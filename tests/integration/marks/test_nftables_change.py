@@ -9,7 +9,7 @@ The third to say what mark a packet should have is a model of a few lines here, 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Sequence
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from ansible_collections.lvs.fleet.plugins.filter.fleet import FilterModule
 from ansible_collections.lvs.fleet.plugins.module_utils._model import IPTABLES, NFTABLES
 from ansible_collections.lvs.fleet.tests.integration.harness import Router
 from ansible_collections.lvs.fleet.tests.integration.marks.flow import Flow, Place
-from ansible_collections.lvs.fleet.tests.integration.marks.test_nftables import mark
+from ansible_collections.lvs.fleet.tests.integration.marks.test_nftables import mark, own_tables
 from ansible_collections.lvs.fleet.tests.integration.shapes import service
 
 Services = list[dict[str, Any]]
@@ -104,6 +104,8 @@ def test_both_ways_of_marking_agree_at_rest_and_under_change(router: Router, flo
 # -- changes that once lost marks ---------------------------------------------------------------------------------
 
 WATCHED = "192.0.2.10"
+# How often a gap that is made has to be met, within how many turns at the most; how many turns then follow without one.
+SEEN, MOST_TURNS, TURNS = 2, 200, 6
 
 
 def many(count: int, width: int) -> dict[str, Any]:
@@ -112,56 +114,144 @@ def many(count: int, width: int) -> dict[str, Any]:
     return service("many", 8, {"destination": ["192.0.2.11"], "protocol": "udp", "ports": ports})
 
 
+def beside(mark_: int) -> dict[str, Any]:
+    """A service whose 300 entries change as well: so long the kernel is busy between rules and maps."""
+    ports = list(range(20000, 20600, 2))
+    return service("beside", mark_, {"destination": ["192.0.2.130"], "protocol": "udp", "ports": ports})
+
+
 def web(*ports: int | str, **traffic: Any) -> dict[str, Any]:
     return service("web", 7, {"destination": [WATCHED], "protocol": "udp", "ports": list(ports), **traffic})
 
 
-NEAR = web(53, "80:81", "82:90", in_interface="lo")
+ALL = service("all", 6, {"destination": ["192.0.2.0/24"], "protocol": "udp"})
+# Those that lose marks if what a run hands to nft for each of them is one transaction.
+LOSING: dict[str, tuple[Services, ...]] = {
+    "a rebuild": ([web("80:81"), many(120, 5), beside(9)], [web("80:81"), many(120, 6), beside(10)]),
+    "from a port to a range and back": ([web(80), beside(9)], [web("80:81"), beside(10)]),
+}
 CHANGES: dict[str, tuple[Services, ...]] = {
-    "a rebuild": ([web("80:81"), many(300, 5)], [web("80:81"), many(150, 6)]),
-    "from a port to a range and back": ([web(80)], [web("80:81")], [web(80), many(200, 5)], [web("80:81")]),
     "a range grows, is split, and is one again": ([web("80:81")], [web("80:90")], [web("79:80", "82:90")]),
-    "a conditional rule is added again": (
-        [service("all", 6, {"destination": ["192.0.2.0/24"], "protocol": "udp"}), NEAR],
-        [service("all", 6, {"destination": ["192.0.2.0/24"], "protocol": "udp"}), web(53, "80:84", in_interface="lo")],
-    ),
     "from a rule to a map and back": ([web("80:81", in_interface="lo")], [web("80:81")]),
-}  # fmt: skip
+}
+CONDITIONAL = [[ALL, web(53, ports, in_interface="lo")] for ports in ("80:81", "80:84")]
+# The rules as an earlier version wrote them, with a set of ports.
+WITH_SETS = [
+    "flush chain ip lvs-mark conditional\nadd rule ip lvs-mark conditional "
+    f'iifname "lo" ip daddr {WATCHED} udp dport {{ 53, {ports} }} meta mark set 7 comment "lvs:web"\n'
+    for ports in ("80-81", "80-84")
+]
 
 
+class Turns:
+    """Changes that are made again and again while packets to the watched address are under way."""
+
+    def __init__(self, router: Router, flow: Flow) -> None:
+        self._router, self._flow = router, flow
+
+    def lossy(self, transactions: Sequence[str]) -> int:
+        """Make them until packets without the mark 7 were met in some of the turns; how many turns that took."""
+        met = 0
+        for turn in range(1, MOST_TURNS + 1):
+            self._load(transactions)
+            met += any(set(found) != {7} for found in self._flow.marks().values())
+            if met == SEEN:
+                return turn
+        raise AssertionError(f"a gap that is there was met {met} times in {MOST_TURNS} turns")
+
+    def lossless(self, transactions: Sequence[str], turns: int) -> None:
+        for _turn in range(turns):
+            self._load(transactions)
+        self.has_lost_none()
+
+    def has_lost_none(self) -> None:
+        self._flow.wait([(WATCHED, 80)])
+        (found,) = self._flow.marks().values()
+        assert set(found) == {7}, found
+        self._flow.is_fast()
+
+    def _load(self, transactions: Sequence[str]) -> None:
+        for transaction in transactions:
+            self._router.tool("nft", "-f", "-", stdin=transaction)
+
+
+def handed_over(router: Router, folder: Path, changes: Sequence[Services]) -> list[list[str]]:
+    """What the runs from each of the declarations to the next one hand to nft, as one list of transactions each."""
+    mark(router, changes[-1], NFTABLES)
+    router.shadow("nft", f'[ "$1" = -f ] || exec $real "$@"\ntee {folder}/$(ls {folder} | wc -l) | $real -f -')
+    found = []
+    for services in changes:
+        mark(router, services, NFTABLES)
+        files = sorted(folder.iterdir(), key=lambda path: int(path.name))
+        found.append([path.read_text() for path in files])
+        for path in files:
+            path.unlink()
+    router.unshadow()
+    return found
+
+
+@pytest.mark.parametrize("variant", ["nft"])
+@pytest.mark.parametrize("what", LOSING)
+def test_transactions_lose_no_mark_where_one_would(router: Router, flow: Flow, tmp_path: Path, what: str) -> None:
+    """What a run hands to nft, as it is and in one: so the sender was there when there was something to see."""
+    folder = tmp_path / "transactions"
+    folder.mkdir()
+    runs = handed_over(router, folder, LOSING[what])
+    turns = Turns(router, flow)
+    with flow.running([(WATCHED, 80)]):
+        met = turns.lossy(["".join(transactions) for transactions in runs])
+        turns.lossless([transaction for transactions in runs for transaction in transactions], 2 * met + TURNS)
+
+
+@pytest.mark.parametrize("variant", ["nft"])
 @pytest.mark.parametrize("what", CHANGES)
 def test_no_change_loses_a_mark(router: Router, flow: Flow, what: str) -> None:
-    places = [(WATCHED, 80)]
     mark(router, CHANGES[what][-1], NFTABLES)
-    with flow.running(places):
-        for _turn in range(3):
+    turns = Turns(router, flow)
+    with flow.running([(WATCHED, 80)]):
+        for _turn in range(TURNS):
             for services in CHANGES[what]:
                 mark(router, services, NFTABLES)
-    (found,) = flow.marks().values()
-    assert set(found) == {7}, found
+        turns.has_lost_none()
 
 
+@pytest.mark.parametrize("variant", ["nft"])
+def test_a_conditional_rule_loses_no_mark_where_one_with_a_set_of_ports_would(router: Router, flow: Flow) -> None:
+    """And a run takes over what an earlier version wrote."""
+    mark(router, CONDITIONAL[-1], NFTABLES)
+    there = own_tables(router)
+    turns = Turns(router, flow)
+    with flow.running([(WATCHED, 80)]):
+        met = turns.lossy(WITH_SETS)
+        assert mark(router, CONDITIONAL[-1], NFTABLES).operations
+        assert own_tables(router) == there
+        for _turn in range(met + TURNS):
+            for services in CONDITIONAL:
+                mark(router, services, NFTABLES)
+        turns.has_lost_none()
+
+
+@pytest.mark.parametrize("variant", ["nft"])
 @pytest.mark.parametrize("changed", [False, True], ids=["as it is", "something else there"])
 def test_restoring_loses_no_mark(router: Router, flow: Flow, tmp_path: Path, changed: bool) -> None:
-    """Tables that are there and what the file says are not made again."""
-    services = [web("80:81"), many(300, 5)]
-    (tmp_path / "marks.nft").write_text(
-        FilterModule().filters()["router"](services, marking=NFTABLES)["nftables_marks"]
-    )
+    """Tables that are there and what the file says are not made again; what the file alone would lose was met."""
+    services = [web("80:81"), many(120, 5)]
+    tables = FilterModule().filters()["router"](services, marking=NFTABLES)["nftables_marks"]
+    (tmp_path / "marks.nft").write_text(tables)
     for name in ("ipvs.rules", "marks.v4", "marks.v6"):
         (tmp_path / name).write_text("")
     script = tmp_path / "lvs-restore"
     script.write_text(RESTORE.read_text().replace("/etc/lvs/", f"{tmp_path}/"))
     mark(router, services, NFTABLES)
-    there = router.tool("nft", "-a", "list", "table", "ip", "lvs-mark")
-    restore: Callable[[], Any] = lambda: router.attempt("sh", str(script))  # noqa: E731
+    turns = Turns(router, flow)
     with flow.running([(WATCHED, 80)]):
-        for _turn in range(2):
+        met = turns.lossy([tables])
+        there = router.tool("nft", "-a", "list", "table", "ip", "lvs-mark")
+        for _turn in range(met):
             if changed:
-                mark(router, [services[0], many(200, 6)], NFTABLES)
-            restore()
+                router.tool("nft", "add element ip lvs-mark exact { 192.0.2.11 . udp . 7 : 0x9 }")
+            router.attempt("sh", str(script))
+        turns.has_lost_none()
     assert (router.tool("nft", "-a", "list", "table", "ip", "lvs-mark") == there) is not changed
     assert not mark(router, services, NFTABLES).operations
     assert "lvs-mark-new" not in router.tool("nft", "list", "tables")
-    (found,) = flow.marks().values()
-    assert set(found) == {7}, found
