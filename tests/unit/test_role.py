@@ -279,6 +279,15 @@ def test_package_names_are_known(family: str) -> None:
     assert "ipvsadm" in packages and any(name.startswith("iptables") for name in packages)
 
 
+def test_what_is_said_of_the_rhel_family() -> None:
+    """The page names each package, and tests that are there."""
+    page = (TOP / "docs/rhel.md").read_text()
+    packages = load(ROLE / "vars/RedHat.yml")["__lvs_router_packages"]
+    assert [name for name in packages if f"`{name}`" not in page] == []
+    tests = re.findall("`((?:tests|extensions|roles)/[^`]*)`", page)
+    assert len(tests) >= 7 and [path for path in tests if not (TOP / path).exists()] == []
+
+
 def test_the_action_group_holds_every_module() -> None:
     modules = {path.stem for path in (TOP / "plugins/modules").glob("*.py")}
     assert set(load(TOP / "meta/runtime.yml")["action_groups"]["all"]) == modules
