@@ -25,6 +25,11 @@ as_root := $(if $(filter-out 0,$(shell id -u)),sudo -E env "PATH=$$PATH")
 ready := .build/venv/ready-$(shell pwd | cksum | tr ' ' '-')
 step := @tests/tools/step
 
+# What is tried on the newer Debian as well, in a few minutes: tests that look at what its kernel and its tools say.
+newer_ipvs := $(patsubst %,tests/integration/bench/test_%.py,\
+	loading stock_tools ipvs_service services rules_files traffic failures info way)
+newer_marks := $(patsubst %,tests/integration/marks/test_%.py,input marks nftables rules_files surroundings)
+
 .PHONY: help
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile | expand -t 14
@@ -65,16 +70,22 @@ unit: $(ready) ## the pure core and the modules on a fake kernel
 	$(step) unit pytest -q --cov=plugins --cov-report=term $(or $(UNIT),tests/unit)
 
 .PHONY: integration
-integration: $(ready) ## the modules on a real kernel with IPVS
+ifdef RELEASE
+integration: ## the modules on a real kernel with IPVS; RELEASE=trixie has that kernel and Debian 13
+	$(step) 'integration: $(RELEASE)' tests/lab/lab root --release $(RELEASE) -- \
+		make integration IPVS='$(IPVS)' MARKS='$(MARKS)'
+else
+integration: $(ready)
 	@tests/tools/need iptables nftables iproute2 kmod >/dev/null
 	$(step) 'integration: IPVS' tests/lab/lab bench -- python -m pytest -q $(or $(IPVS),tests/integration/bench)
 	$(step) 'integration: marks, on the own kernel' $(as_root) python -m pytest -q $(or $(MARKS),tests/integration/marks)
+endif
 
 .PHONY: fresh
 fresh: ## the others with little of their work on a Debian that has nothing; some of integration on Debian 13
 	$(step) 'fresh: Debian 12' tests/lab/lab root --release bookworm -- tests/tools/fresh
-	$(step) 'fresh: Debian 13' tests/lab/lab root --release trixie -- make integration \
-		IPVS=tests/integration/bench/test_loading.py MARKS=tests/integration/marks/test_surroundings.py
+	$(step) 'fresh: Debian 13' $(MAKE) --no-print-directory integration RELEASE=trixie \
+		IPVS='$(newer_ipvs)' MARKS='$(newer_marks)'
 
 .PHONY: molecule
 molecule: $(ready) ## the roles and playbooks on a fleet of virtual routers
