@@ -20,7 +20,8 @@ FOLDERS = STATE / "machines"
 # Sockets have their place under /run: the names of sockets must be short, and the checkout's may be long.
 SOCKETS = Path("/run") / network.PREFIX
 SSH = STATE / "ssh"
-BOOT_SECONDS = 180
+# Even an emulated machine on a busy processor needs less.
+BOOT_SECONDS = 600
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
