@@ -110,17 +110,19 @@ def ports_of_one_address(number: int) -> FakeKernel:
 
 
 def calls(work: Callable[[], object]) -> int:
+    """How many functions are called. A profile would be told of each return and of each function in C, too."""
     count = 0
 
-    def seen(_frame: Any, event: str, _argument: Any) -> None:
+    def seen(_frame: Any, _event: str, _argument: Any) -> None:
         nonlocal count
-        count += event == "call"
+        count += 1
 
-    sys.setprofile(seen)
+    before = sys.gettrace()
+    sys.settrace(seen)
     try:
         work()
     finally:
-        sys.setprofile(None)
+        sys.settrace(before)
     return count
 
 

@@ -41,7 +41,8 @@ FULL = {"failed": True, "changed": False, "msg": "/etc/lvs/ipvs.rules: No space 
 # The services are as they should be when they are asked for again.
 CONVERGING = """\
 #!/bin/sh
-module=${1##*/AnsiballZ_}
+module=${1##*/}
+module=${module#AnsiballZ_}
 answer=$(dirname "$0")/${module%.py}
 cat "$answer.json"
 if [ -e "$answer.next" ]; then mv "$answer.next" "$answer.json"; fi
