@@ -91,6 +91,10 @@ fresh: ## the others with little of their work on a Debian that has nothing; som
 molecule: $(ready) ## the roles and playbooks on a fleet of virtual routers
 	$(step) molecule $(as_root) molecule test $(or $(SCENARIO),--all)
 
+.PHONY: versions
+versions: $(ready) ## the collection with each ansible-core that it supports; VERSIONS=ends for the oldest and the newest
+	$(step) versions $(as_root) python tests/tools/versions.py $(or $(VERSIONS),all)
+
 .PHONY: fuzz
 fuzz: $(ready) .build/fuzzer ## any bytes at all for all that reads input, RUNS=10000 inputs for each, from SEED=1 on
 	$(step) fuzz python tests/fuzz/run.py $(or $(RUNS),10000) $(or $(SEED),1)

@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,23 +83,35 @@ def show_to_galaxy(archive: Path) -> None:
         sys.exit(f"remarks of galaxy-importer that are not those known:\n{said}")
 
 
-def main() -> None:
-    DIST.mkdir(parents=True, exist_ok=True)
-    for old in DIST.glob("*.tar.gz"):
+def make_archive(folder: Path, source: Path) -> Path:
+    """The checkout as an archive in a folder, which has no other one; source becomes what is in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.tar.gz"):
         old.unlink()
-    subprocess.run([ROOT / "tests/tools/copy", SOURCE], check=True)
-    run("ansible-galaxy", "collection", "build", "--output-path", DIST, SOURCE)
-    (archive,) = DIST.glob("*.tar.gz")
+    subprocess.run([ROOT / "tests/tools/copy", source], check=True)
+    command = ["ansible-galaxy", "collection", "build", "--output-path", folder, source]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    (archive,) = folder.glob("*.tar.gz")
     make_reproducible(archive, commit_time())
+    return archive
 
+
+def show_documentation(run: Callable[..., str]) -> None:
+    """Have ansible-doc show everything that is in the installed collection; run gives what a command says."""
+    for kind in ("module", "filter", "lookup", "role"):
+        names = list(json.loads(run("ansible-doc", "--type", kind, "--list", "--json", NAME)))
+        if not names:
+            sys.exit(f"ansible-doc knows no {kind}")
+        run("ansible-doc", "--type", kind, "--json", *names)
+        print(f"{kind}s: {' '.join(names)}")
+
+
+def main() -> None:
+    archive = make_archive(DIST, SOURCE)
     subprocess.run(["rm", "-rf", INSTALLED], check=True)
     run("ansible-galaxy", "collection", "install", "--offline", "--collections-path", INSTALLED, archive)
     run("ansible-galaxy", "collection", "verify", "--offline", "--collections-path", INSTALLED, NAME)
-    for kind in ("module", "filter", "lookup", "role"):
-        names = list(json.loads(run("ansible-doc", "--type", kind, "--list", "--json", NAME)))
-        if names:
-            run("ansible-doc", "--type", kind, "--json", *names)
-        print(f"{kind}s: {' '.join(names) or 'none'}")
+    show_documentation(run)
     run("ansible-playbook", "--inventory", "localhost,", "--syntax-check", PLAYBOOK)
     show_to_galaxy(archive)
     print(f"{archive.relative_to(ROOT)}  sha256 {hashlib.sha256(archive.read_bytes()).hexdigest()}")

@@ -14,6 +14,7 @@ LEFT_OUT = {
     *("help", "venv", "pins", "clean", "test", "fresh"),
     "demo",  # the fleet and playbooks, as molecule
     "soak",  # a test of integration, for longer
+    "versions",  # installs by uv alone, and the fleet, as molecule
     "bench",  # installs its packages by tests/tools/need as integration does, and takes 20 minutes
 }
 
