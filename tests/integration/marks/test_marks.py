@@ -213,6 +213,13 @@ def test_written_differently_is_the_same(router: Router, subtests: pytest.Subtes
             assert router.snapshot().own_rules("ipv4") == []
 
 
+def test_a_rule_that_comes_twice_counts_where_it_comes_last(router: Router) -> None:
+    """Of a, b, a the third overrides b, and the first gives its mark to nothing that the third does not."""
+    one, other = ({**WEB, "name": name, "mark": mark} for name, mark in (("one", 1), ("other", 2)))
+    router.converge("iptables_mark", rules=[one, other, one])
+    assert re.findall(r"lvs:(\w+)", "".join(router.snapshot().own_rules("ipv4"))) == ["other", "one"]
+
+
 def test_counters_and_places(router: Router) -> None:
     """Rules that stay keep their counters, and those of others also their places between ours."""
     ours = [
