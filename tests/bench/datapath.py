@@ -114,7 +114,7 @@ def connect(left: Namespace, right: Namespace, name: str, network: str) -> None:
 # -- ways to give marks -------------------------------------------------------------------------------------------
 
 
-def rules(services: int, ports: tuple[int | str, ...]) -> list[dict[str, Any]]:
+def rules(services: int, ports: tuple[int | str, ...], **conditions: str) -> list[dict[str, Any]]:
     """As iptables_mark takes them."""
     return [
         {
@@ -123,6 +123,7 @@ def rules(services: int, ports: tuple[int | str, ...]) -> list[dict[str, Any]]:
             "destination": [shapes.address(10, number)],
             "protocol": "udp",
             "ports": list(ports),
+            **conditions,
         }
         for number in range(1, services + 1)
     ]
@@ -133,9 +134,9 @@ def mark_by_iptables(variant: str, services: int) -> None:
         Router(variant, Path(folder)).run("iptables_mark", rules=rules(services, PORTS))
 
 
-def mark_by_nftables(services: int, ports: tuple[int | str, ...]) -> None:
+def mark_by_nftables(services: int, ports: tuple[int | str, ...], **conditions: str) -> None:
     """The table that lvs_service makes with marking: nftables."""
-    declared = marks(rules(services, ports)).rules
+    declared = marks(rules(services, ports, **conditions)).rules
     tool("nft", "-f", "-", stdin="".join(f"{line}\n" for line in boot_lines(IPV4, declared)))
 
 
@@ -146,6 +147,7 @@ def routes() -> dict[str, Route]:
     }
     ways["map of nftables"] = partial(mark_by_nftables, ports=PORTS)
     ways["map of nftables, ranges of ports"] = partial(mark_by_nftables, ports=RANGES)
+    ways["rules of nftables, with an interface"] = partial(mark_by_nftables, ports=PORTS, in_interface="client1")
     found = {
         f"{name}, {size:,} service{'s' * (size > 1)}": Route(partial(way, size), size)
         for name, way in ways.items()
