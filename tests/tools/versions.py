@@ -3,17 +3,19 @@
 """The collection with versions of ansible-core that it supports, as users have it.
 
 versions.py all|ends: with all of them, or with the oldest and the newest. Each has a virtual environment of its own,
-the collection from its archive, and a router that somebody made by hand. A warning is a failure.
+the collection from its archive, and a router that somebody made by hand. A run of all of them writes
+tests/versions.json anew, of which the README's table is made.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,6 +24,7 @@ from build import NAME, make_archive, show_documentation
 ROOT = Path(__file__).resolve().parents[2]
 LAB = ROOT / "tests/lab/lab"
 HERE = ROOT / ".build/versions"
+RECORD = ROOT / "tests/versions.json"
 BY_HAND = ROOT / "extensions/molecule/adopt/files/by-hand"
 # Each with the Pythons that it runs on as a controller, in the order in which they are looked for.
 VERSIONS = {
@@ -39,10 +42,11 @@ OF_ITS_OWN = "ansible/_protomatter' does not have a MANIFEST.json file"
 
 @dataclass
 class Controller:
-    """One version, with a folder of its own."""
+    """One version, with a folder of its own; ran has the names of what was tried with it."""
 
     version: str
     python: str
+    ran: list[str] = field(default_factory=list)
 
     @property
     def folder(self) -> Path:
@@ -82,6 +86,11 @@ class Controller:
         uv("venv", "--python", find_python(self.python), environment)
         uv("pip", "install", "--python", environment, f"ansible-core=={self.version}")
         self.run("ansible-galaxy", "collection", "install", "--offline", "-p", self.folder / "collections", archive)
+        self.ran.append("install")
+
+    def document(self) -> None:
+        show_documentation(self.run)
+        self.ran.append("ansible-doc")
 
     def take_over(self) -> None:
         """From a router made by hand to one of which an audit has nothing to say."""
@@ -90,14 +99,15 @@ class Controller:
         self.play("adopt")
         if not self.play("deploy"):
             self.fail("the first deploy changed nothing")
-        if self.play("deploy"):
+        if self.play("deploy", "deploy again"):
             self.fail("the second deploy changed something")
         self.play("audit")
 
-    def play(self, playbook: str) -> int:
+    def play(self, playbook: str, name: str = "") -> int:
         """How many tasks changed the router."""
         said = self.run("ansible-playbook", "--inventory", self.inventory, f"{NAME}.{playbook}")
         [changed] = re.findall(r"^router1 +: ok=\d+ +changed=(\d+) ", said, re.MULTILINE)
+        self.ran.append(name or playbook)
         return int(changed)
 
 
@@ -132,10 +142,13 @@ def main(which: str) -> None:
         for controller in here if which == "all" else here[:: max(1, len(here) - 1)]:
             print(f"ansible-core {controller.version} on Python {controller.python}", flush=True)
             controller.install(archive)
-            show_documentation(controller.run)
+            controller.document()
             controller.take_over()
     finally:
         lab("down")
+    if which == "all":
+        tried = {one.version: {"python": one.python, "ran": one.ran} for one in here}
+        RECORD.write_text(f"{json.dumps(tried, indent=2)}\n")
 
 
 if __name__ == "__main__":
