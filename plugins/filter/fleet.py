@@ -12,14 +12,17 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.lvs.fleet.plugins.module_utils import _ipvsadm as ipvsadm
+from ansible_collections.lvs.fleet.plugins.module_utils._declared.params import services_of, virtual_services
+from ansible_collections.lvs.fleet.plugins.module_utils._declared.suggestions import did_you_mean
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError, ValidationError
-from ansible_collections.lvs.fleet.plugins.module_utils._iptables import (
+from ansible_collections.lvs.fleet.plugins.module_utils._ipvs import ipvsadm
+from ansible_collections.lvs.fleet.plugins.module_utils._marks.iptables import (
     mark_chains,
     save_lines,
     snat_chains,
     transaction,
 )
+from ansible_collections.lvs.fleet.plugins.module_utils._marks.nftables import boot_lines
 from ansible_collections.lvs.fleet.plugins.module_utils._model import (
     FAMILIES,
     IPTABLES,
@@ -30,12 +33,9 @@ from ansible_collections.lvs.fleet.plugins.module_utils._model import (
     Declaration,
     family_of,
 )
-from ansible_collections.lvs.fleet.plugins.module_utils._mss import mss_text, segments
-from ansible_collections.lvs.fleet.plugins.module_utils._nftables import boot_lines
-from ansible_collections.lvs.fleet.plugins.module_utils._params import services_of, virtual_services
 from ansible_collections.lvs.fleet.plugins.module_utils._plan import declared_rules
-from ansible_collections.lvs.fleet.plugins.module_utils._real_server import machine, needs
-from ansible_collections.lvs.fleet.plugins.module_utils._suggestions import did_you_mean
+from ansible_collections.lvs.fleet.plugins.module_utils._real_server.mss import mss_text, segments
+from ansible_collections.lvs.fleet.plugins.module_utils._real_server.needs import machine, needs
 
 # The names of a role's variables begin all in the same way, so they have to be more alike than other words.
 ALIKE_NAMES = 0.85

@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 from ansible.errors import AnsibleFilterError
 
+from ansible_collections.lvs.fleet.plugins.module_utils._declared.params import services_of
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import ValidationError
-from ansible_collections.lvs.fleet.plugins.module_utils._params import services_of
-from ansible_collections.lvs.fleet.plugins.module_utils._shorthand import shorthand
+from ansible_collections.lvs.fleet.plugins.module_utils._report.shorthand import shorthand
 from ansible_collections.lvs.fleet.plugins.module_utils._text import plain
 
 HEAD = """\

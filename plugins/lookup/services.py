@@ -58,7 +58,7 @@ from typing import Any
 from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
 
-from ansible_collections.lvs.fleet.plugins.module_utils._options import mappings
+from ansible_collections.lvs.fleet.plugins.module_utils._declared.options import mappings
 
 NAMES = re.compile(r"lvs_services(_\w+)?")
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Any, Callable, Mapping, Sequence
 
 from . import _host as host
-from . import _ipvsadm as ipvsadm
-from . import _nftables as nftables
-from ._changes import sentences
 from ._errors import LvsError, reason
-from ._iptables import command_lines
-from ._iptables import save_lines as chain_lines
+from ._ipvs import ipvsadm
+from ._marks import nftables
+from ._marks.iptables import command_lines
+from ._marks.iptables import save_lines as chain_lines
 from ._model import NFTABLES, ChainEdit, Operation, RouterState
 from ._plan import apply, plan
+from ._report.changes import sentences
 from ._router import Router
 from ._text import printable, printable_lines
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Iterable
 
 from ._errors import LvsError
-from ._markmap import is_record
+from ._marks.markmap import is_record
 from ._model import LVS_SERVICE, Declaration, MarkRule, RouterState, ServiceId
 
 # How many services the message names.

@@ -102,6 +102,11 @@ def is_loaded(module: str) -> bool:
     return os.path.isdir(f"/sys/module/{module}")
 
 
+def is_loadable(module: str) -> bool:
+    """Whether the kernel has a module, or finds it when it is asked for."""
+    return is_loaded(module) or not attempt(["modprobe", "--show-depends", module])[0]
+
+
 def in_use(unit: str) -> bool:
     """Whether a unit of systemd starts at boot, or is active."""
     return any(glob.glob(link + unit) for link in UNIT_LINKS)
@@ -126,6 +131,12 @@ def processes(names: Sequence[str]) -> list[tuple[int, str, list[str]]]:
             if name in names and os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net"):
                 found.append((pid, name, read_text(f"/proc/{pid}/cmdline").split("\0")[:-1]))
     return found
+
+
+def interfaces() -> list[str]:
+    """The network interfaces of the router."""
+    lines = read_text("/proc/self/net/dev").splitlines()
+    return [line.partition(":")[0].strip() for line in lines if ":" in line]
 
 
 def is_own(path: str) -> bool:

@@ -12,11 +12,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Iterable, Iterator, Mapping, Sequence
 
-from . import _nftables as nftables
 from ._errors import LvsError
-from ._foreign import obstacle_in_chain
-from ._iptables import COMMAND, alike, chain_rule, edit_chain, parse_table, retired
-from ._markmap import is_record
+from ._marks import nftables
+from ._marks.foreign import obstacle_in_chain
+from ._marks.iptables import COMMAND, alike, chain_rule, edit_chain, parse_table, retired
+from ._marks.markmap import is_record
+from ._marks.ownership import OwnRule, given_by_the_other, managed, not_there_yet
 from ._model import (
     NFTABLES,
     Chain,
@@ -35,8 +36,7 @@ from ._model import (
     Stray,
     VirtualService,
 )
-from ._overlaps import Overlaps
-from ._ownership import OwnRule, given_by_the_other, managed, not_there_yet
+from ._packets.overlaps import Overlaps
 
 # -- what should be there -----------------------------------------------------------------------------------------
 

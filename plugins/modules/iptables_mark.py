@@ -146,14 +146,14 @@ changes:
 import gc
 from dataclasses import replace
 
-from ansible_collections.lvs.fleet.plugins.module_utils._doubts import mark_doubts
+from ansible_collections.lvs.fleet.plugins.module_utils._declared.doubts import mark_doubts
+from ansible_collections.lvs.fleet.plugins.module_utils._declared.params import chain_of, marks
 from ansible_collections.lvs.fleet.plugins.module_utils._engine import converge, invocation
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError
-from ansible_collections.lvs.fleet.plugins.module_utils._iptables import DEFAULT_CHAIN, mark_chains
+from ansible_collections.lvs.fleet.plugins.module_utils._marks.iptables import DEFAULT_CHAIN, mark_chains
+from ansible_collections.lvs.fleet.plugins.module_utils._marks.ownership import shared
 from ansible_collections.lvs.fleet.plugins.module_utils._model import RouterState
 from ansible_collections.lvs.fleet.plugins.module_utils._module import Module
-from ansible_collections.lvs.fleet.plugins.module_utils._ownership import shared
-from ansible_collections.lvs.fleet.plugins.module_utils._params import chain_of, marks
 from ansible_collections.lvs.fleet.plugins.module_utils._plan import marks_absent, marks_target
 from ansible_collections.lvs.fleet.plugins.module_utils._router import Router
 

@@ -61,12 +61,11 @@ changes:
     - "ipv4: rules in LVS-MSS"
 """
 
-
 from ansible_collections.lvs.fleet.plugins.module_utils._engine import converge
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError
 from ansible_collections.lvs.fleet.plugins.module_utils._model import RouterState
 from ansible_collections.lvs.fleet.plugins.module_utils._module import Module
-from ansible_collections.lvs.fleet.plugins.module_utils._mss import mss_chains, mss_target, segments
+from ansible_collections.lvs.fleet.plugins.module_utils._real_server.mss import mss_chains, mss_target, segments
 from ansible_collections.lvs.fleet.plugins.module_utils._router import Router
 
 

@@ -205,12 +205,12 @@ changes:
 
 import gc
 
-from ansible_collections.lvs.fleet.plugins.module_utils._doubts import ipvs_doubts
+from ansible_collections.lvs.fleet.plugins.module_utils._declared.doubts import ipvs_doubts
+from ansible_collections.lvs.fleet.plugins.module_utils._declared.params import ipvs_services
 from ansible_collections.lvs.fleet.plugins.module_utils._engine import converge, invocation
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError
 from ansible_collections.lvs.fleet.plugins.module_utils._model import RouterState
 from ansible_collections.lvs.fleet.plugins.module_utils._module import Module
-from ansible_collections.lvs.fleet.plugins.module_utils._params import ipvs_services
 from ansible_collections.lvs.fleet.plugins.module_utils._plan import pools_absent, pools_target
 from ansible_collections.lvs.fleet.plugins.module_utils._router import Router
 

@@ -304,15 +304,15 @@ import gc
 from dataclasses import replace
 from typing import Any
 
-from ansible_collections.lvs.fleet.plugins.module_utils._doubts import service_doubts
+from ansible_collections.lvs.fleet.plugins.module_utils._declared.doubts import service_doubts
+from ansible_collections.lvs.fleet.plugins.module_utils._declared.params import virtual_services
 from ansible_collections.lvs.fleet.plugins.module_utils._engine import converge, invocation
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError, ValidationError
 from ansible_collections.lvs.fleet.plugins.module_utils._guard import check_removals
-from ansible_collections.lvs.fleet.plugins.module_utils._iptables import mark_chains, snat_chains
+from ansible_collections.lvs.fleet.plugins.module_utils._marks.iptables import mark_chains, snat_chains
+from ansible_collections.lvs.fleet.plugins.module_utils._marks.ownership import shared
 from ansible_collections.lvs.fleet.plugins.module_utils._model import IPTABLES, MARKINGS, Declaration, RouterState
 from ansible_collections.lvs.fleet.plugins.module_utils._module import Module
-from ansible_collections.lvs.fleet.plugins.module_utils._ownership import shared
-from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_services
 from ansible_collections.lvs.fleet.plugins.module_utils._plan import virtual_services_absent, virtual_services_target
 from ansible_collections.lvs.fleet.plugins.module_utils._router import Router
 

@@ -102,54 +102,10 @@ flushing_units:
   sample: [firewalld.service]
 """
 
-import os
-import re
-from typing import Any
-
 from ansible_collections.lvs.fleet.plugins.module_utils import _host as host
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError
 from ansible_collections.lvs.fleet.plugins.module_utils._module import Module
-from ansible_collections.lvs.fleet.plugins.module_utils._surroundings import flushing_units
-
-OS_RELEASE = "/etc/os-release"
-SETTINGS = "/proc/sys"
-FAMILIES = {"debian": "Debian", "rhel": "RedHat", "fedora": "RedHat", "centos": "RedHat"}
-# A role makes the name of a file of this word, so it is never one of the machine's own.
-OTHER = "other"
-
-
-def os_release() -> dict[str, str]:
-    """The distribution's words on itself, each with or without quotes."""
-    words = re.findall(r"""^(\w+)=(["']?)(.*)\2$""", host.read_text(OS_RELEASE), re.MULTILINE)
-    return {name: value for name, _quote, value in words}
-
-
-def os_family(release: dict[str, str]) -> str:
-    names = [release.get("ID", ""), *release.get("ID_LIKE", "").split()]
-    return next((FAMILIES[name] for name in names if name in FAMILIES), OTHER)
-
-
-def os_version(release: dict[str, str]) -> str:
-    found = re.match(r"[0-9]{1,9}(\.[0-9]{1,9}){0,3}", release.get("VERSION_ID", ""), re.ASCII)
-    return found[0] if found else ""
-
-
-def settings(names: list[str]) -> dict[str, str]:
-    """What the kernel has of them. As sysctl does it, dots separate only where no slash does."""
-    paths = {name: f"{SETTINGS}/{name if '/' in name else name.replace('.', '/')}" for name in names}
-    return {name: host.read_text(path).strip() for name, path in paths.items() if os.path.isfile(path)}
-
-
-def survey(commands: list[str], names: list[str], paths: list[str]) -> dict[str, Any]:
-    release = os_release()
-    return {
-        "os_family": os_family(release),
-        "os_version": os_version(release),
-        "missing_commands": [command for command in commands if not host.installed(command)],
-        "settings": settings(names),
-        "paths": [path for path in paths if os.path.lexists(path)],
-        "flushing_units": flushing_units(),
-    }
+from ansible_collections.lvs.fleet.plugins.module_utils._report.machine import facts
 
 
 def main() -> None:
@@ -165,7 +121,7 @@ def main() -> None:
     try:
         # Not for what is read here, but for all that the roles do next.
         host.expect_root()
-        result = survey(given["commands"], given["settings"], given["paths"])
+        result = facts(given["commands"], given["settings"], given["paths"])
     except (LvsError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=False, **result)

@@ -45,43 +45,9 @@ EXAMPLES = r"""
 
 RETURN = r""" # """
 
-import os
-import stat
-
-from ansible_collections.lvs.fleet.plugins.module_utils import _host as host
-from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError, ValidationError
+from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError
 from ansible_collections.lvs.fleet.plugins.module_utils._module import Module
-from ansible_collections.lvs.fleet.plugins.module_utils._options import path_problem, show
-
-MODE = 0o600
-
-
-def problem(path: str) -> str:
-    """Why there can be no report at a path; empty if there can."""
-    if path_problem(path):
-        return path_problem(path)
-    folder, name = os.path.split(path)
-    if name in ("", ".", ".."):
-        return f"{show(path)} names a folder, not a file"
-    if not os.path.isdir(folder):
-        return f"there is no folder {show(folder)}"
-    if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
-        return f"{show(path)} is there, and is no regular file; it was left alone, take another path"
-    return ""
-
-
-def converge(path: str, content: str | None, check_mode: bool) -> bool:
-    """Whether anything was to do."""
-    why = problem(path)
-    if why:
-        raise ValidationError([f"path: {why}"])
-    if content is None and not os.path.lexists(path):
-        return False
-    if not check_mode and content is None:
-        os.unlink(path)
-    elif not check_mode:
-        host.write_file(path, content, MODE)
-    return True
+from ansible_collections.lvs.fleet.plugins.module_utils._report.machine import write_report
 
 
 def main() -> None:
@@ -91,7 +57,7 @@ def main() -> None:
     )
     given = module.params
     try:
-        changed = converge(given["path"], given["content"], module.check_mode)
+        changed = write_report(given["path"], given["content"], module.check_mode)
     except (LvsError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=changed)

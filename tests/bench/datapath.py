@@ -20,9 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.lvs.fleet.plugins.module_utils._declared.params import marks
+from ansible_collections.lvs.fleet.plugins.module_utils._marks.nftables import boot_lines
 from ansible_collections.lvs.fleet.plugins.module_utils._model import IPV4
-from ansible_collections.lvs.fleet.plugins.module_utils._nftables import boot_lines
-from ansible_collections.lvs.fleet.plugins.module_utils._params import marks
 from ansible_collections.lvs.fleet.tests.bench import shapes
 from ansible_collections.lvs.fleet.tests.bench.facts import NEEDED
 from ansible_collections.lvs.fleet.tests.bench.measure import Comparison, compared, printed, show, tool

@@ -19,7 +19,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.lvs.fleet.plugins.module_utils import _engine, _iptables, _params, _plan, _router
+from ansible_collections.lvs.fleet.plugins.module_utils import _engine, _plan, _router
+from ansible_collections.lvs.fleet.plugins.module_utils._declared import params as _params
+from ansible_collections.lvs.fleet.plugins.module_utils._ipvs import machine as ipvs_machine
+from ansible_collections.lvs.fleet.plugins.module_utils._marks import iptables as _iptables
+from ansible_collections.lvs.fleet.plugins.module_utils._marks import machine as marks_machine
 
 
 class Stopwatch:
@@ -64,8 +68,8 @@ def watch() -> None:
         (_plan, "virtual_services_target"),
         (_engine, "plan"),
         (_engine, "apply"),
-        (_router, "parse_chain"),
-        (_router, "pools_of"),
+        (marks_machine, "parse_chain"),
+        (ipvs_machine, "pools_of"),
     ):
         setattr(module, name, PLANNING.around(getattr(module, name)))
 

@@ -9,8 +9,9 @@ import socket
 import struct
 from collections.abc import Iterator
 
-from ansible_collections.lvs.fleet.plugins.module_utils import _wire as wire
+from ansible_collections.lvs.fleet.plugins.module_utils._ipvs import wire
 from ansible_collections.lvs.fleet.plugins.module_utils._model import IPV4, ServiceId
+from ansible_collections.lvs.fleet.plugins.module_utils._netlink import messages
 
 NETLINK_GENERIC = 16
 BACKLOG = 1 << 20
@@ -30,22 +31,22 @@ class Ipvs:
         self.socket.bind((0, 0))
         # Room for all answers in turn: to get new room for each takes longer than the answer itself.
         self.piece = memoryview(bytearray(PIECE))
-        name = wire.attribute(wire.CTRL_ATTR_FAMILY_NAME, wire.IPVS_GENL_NAME.encode() + b"\0")
-        self.socket.send(wire.message(wire.GENL_ID_CTRL, 0, 0, wire.CTRL_CMD_GETFAMILY, name))
+        name = messages.attribute(messages.CTRL_ATTR_FAMILY_NAME, wire.IPVS_GENL_NAME.encode() + b"\0")
+        self.socket.send(messages.message(messages.GENL_ID_CTRL, 0, 0, messages.CTRL_CMD_GETFAMILY, name))
         ((_kind, _sequence, body),) = self.receive()
-        self.family = wire.family_id(wire.generic_attributes(body))
+        self.family = messages.family_id(messages.generic_attributes(body))
 
-    def receive(self) -> Iterator[wire.Message]:
-        return wire.messages(bytes(self.piece[: self.socket.recv_into(self.piece)]))
+    def receive(self) -> Iterator[messages.Message]:
+        return messages.messages(bytes(self.piece[: self.socket.recv_into(self.piece)]))
 
     def count_servers(self, fwmark: int) -> int:
         """How many real servers a service has; none while it is not there."""
         service = wire.encode_id(ServiceId(IPV4, fwmark))
-        self.socket.send(wire.message(self.family, wire.NLM_F_DUMP, 0, wire.CMD_GET_DEST, service))
+        self.socket.send(messages.message(self.family, messages.NLM_F_DUMP, 0, wire.CMD_GET_DEST, service))
         count = 0
         while True:
             for kind, _sequence, _body in self.receive():
-                if kind in (wire.NLMSG_DONE, wire.NLMSG_ERROR):
+                if kind in (messages.NLMSG_DONE, messages.NLMSG_ERROR):
                     return count
                 count += 1
 
@@ -64,7 +65,7 @@ class Ipvs:
         answered = 0
         while answered < len(batch):
             for _kind, _sequence, body in self.receive():
-                if code := wire.error_code(body):
+                if code := messages.error_code(body):
                     raise OSError(code, f"message {answered} of the batch")
                 answered += 1
 

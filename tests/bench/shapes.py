@@ -13,8 +13,9 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-from ansible_collections.lvs.fleet.plugins.module_utils import _wire as wire
-from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_services
+from ansible_collections.lvs.fleet.plugins.module_utils._declared.params import virtual_services
+from ansible_collections.lvs.fleet.plugins.module_utils._ipvs import wire
+from ansible_collections.lvs.fleet.plugins.module_utils._netlink.messages import NLM_F_ACK, message
 
 REAL_SERVERS = 10
 PORTS = (80, 443)
@@ -82,7 +83,7 @@ def messages(count: int) -> bytes:
 
 
 def _message(command: int, payload: bytes) -> bytes:
-    return wire.message(0, wire.NLM_F_ACK, 0, command, payload)
+    return message(0, NLM_F_ACK, 0, command, payload)
 
 
 # -- what has to be there -----------------------------------------------------------------------------------------

@@ -23,25 +23,21 @@ from unittest.mock import patch
 from ansible.errors import AnsibleFilterError
 
 from ansible_collections.lvs.fleet.plugins.filter.fleet import FilterModule
-from ansible_collections.lvs.fleet.plugins.module_utils import (
-    _conflicts,
-    _host,
-    _iptables,
-    _netlink,
-    _nftables,
-    _params,
-    _parts,
-    _report,
-    _surroundings,
-    _troubles,
-)
-from ansible_collections.lvs.fleet.plugins.module_utils import _wire as wire
+from ansible_collections.lvs.fleet.plugins.module_utils import _host
+from ansible_collections.lvs.fleet.plugins.module_utils._boot import files as _files
+from ansible_collections.lvs.fleet.plugins.module_utils._boot import parts as _parts
+from ansible_collections.lvs.fleet.plugins.module_utils._declared import params as _params
+from ansible_collections.lvs.fleet.plugins.module_utils._declared.options import show
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError, ParseError, ValidationError
-from ansible_collections.lvs.fleet.plugins.module_utils._foreign import strays
-from ansible_collections.lvs.fleet.plugins.module_utils._ip import plan
-from ansible_collections.lvs.fleet.plugins.module_utils._ip_words import ip_object, ip_objects, queries
-from ansible_collections.lvs.fleet.plugins.module_utils._ipvsadm import save_lines
-from ansible_collections.lvs.fleet.plugins.module_utils._markmap import arranged
+from ansible_collections.lvs.fleet.plugins.module_utils._ip.objects import plan
+from ansible_collections.lvs.fleet.plugins.module_utils._ip.words import ip_object, ip_objects, queries
+from ansible_collections.lvs.fleet.plugins.module_utils._ipvs import wire
+from ansible_collections.lvs.fleet.plugins.module_utils._ipvs.ipvsadm import save_lines
+from ansible_collections.lvs.fleet.plugins.module_utils._marks import iptables as _iptables
+from ansible_collections.lvs.fleet.plugins.module_utils._marks import nftables as _nftables
+from ansible_collections.lvs.fleet.plugins.module_utils._marks.foreign import strays
+from ansible_collections.lvs.fleet.plugins.module_utils._marks.markmap import arranged
+from ansible_collections.lvs.fleet.plugins.module_utils._marks.nft_listing import parse_listing
 from ansible_collections.lvs.fleet.plugins.module_utils._model import (
     FAMILIES,
     MARKINGS,
@@ -50,13 +46,16 @@ from ansible_collections.lvs.fleet.plugins.module_utils._model import (
     MarkRule,
     Pool,
 )
-from ansible_collections.lvs.fleet.plugins.module_utils._mss import mss_text, segments
-from ansible_collections.lvs.fleet.plugins.module_utils._nft_listing import parse_listing
-from ansible_collections.lvs.fleet.plugins.module_utils._options import show
+from ansible_collections.lvs.fleet.plugins.module_utils._netlink import machine as sockets
+from ansible_collections.lvs.fleet.plugins.module_utils._netlink import messages
+from ansible_collections.lvs.fleet.plugins.module_utils._real_server.mss import mss_text, segments
+from ansible_collections.lvs.fleet.plugins.module_utils._report import conflicts as _conflicts
+from ansible_collections.lvs.fleet.plugins.module_utils._report import report as _report
 from ansible_collections.lvs.fleet.plugins.module_utils._router import Router
-from ansible_collections.lvs.fleet.plugins.module_utils._way import Follower
-from ansible_collections.lvs.fleet.plugins.module_utils._way_iptables import hooks, saved_rules
-from ansible_collections.lvs.fleet.plugins.modules import boot_files
+from ansible_collections.lvs.fleet.plugins.module_utils._way import machine as _on_way
+from ansible_collections.lvs.fleet.plugins.module_utils._way import troubles as _troubles
+from ansible_collections.lvs.fleet.plugins.module_utils._way.iptables import hooks, saved_rules
+from ansible_collections.lvs.fleet.plugins.module_utils._way.walk import Follower
 from ansible_collections.lvs.fleet.tests.fuzz.hostile import Choices
 from ansible_collections.lvs.fleet.tests.fuzz.texts import check_ipvsadm, check_nft, check_problems, rules_in
 from ansible_collections.lvs.fleet.tests.unit.fake_nft import Nft
@@ -159,10 +158,10 @@ def check_pools(pools: Mapping[Any, Pool]) -> None:
     """All that the kernel is told is what it would report, and what ipvsadm -R would be told is harmless."""
     check_ipvsadm(save_lines(pools))
     for pool in pools.values():
-        service = wire.nested(wire.attributes(wire.encode_service(pool.service)), wire.ATTR_SERVICE)
+        service = messages.nested(messages.attributes(wire.encode_service(pool.service)), wire.ATTR_SERVICE)
         assert wire.decode_service(service) == pool.service
         for server in pool.real_servers.values():
-            told = wire.nested(wire.attributes(wire.encode_real_server(server)), wire.ATTR_DEST)
+            told = messages.nested(messages.attributes(wire.encode_real_server(server)), wire.ATTR_DEST)
             assert wire.decode_real_server(told, "ipv4") == server
 
 
@@ -250,7 +249,7 @@ def files(data: bytes) -> None:
         "absent": [text_of(choices, "/etc/lvs")],
     }
     try:
-        boot_files.check(options)
+        _files.check(options)
     except ValidationError as error:
         for problem in error.problems:
             assert problem.startswith(("files[", "enabled_units[", "absent[")) and problem.isprintable(), problem
@@ -259,7 +258,7 @@ def files(data: bytes) -> None:
         assert 0 <= int(file["mode"], 8) <= 0o777
         assert b"\0" not in os.fsencode(file["path"])
         file["content"].encode("utf-8", "surrogateescape")
-    boot_files.wanted(options["files"], {file["path"]: "" for file in options["files"]})
+    _files.wanted(options["files"], {file["path"]: "" for file in options["files"]})
     assert all("/" not in unit and unit.isascii() and unit.isprintable() for unit in options["enabled_units"])
 
 
@@ -387,9 +386,9 @@ def ip_answers(data: bytes) -> None:
         patch.object(_host, "attempt", lambda _argv: (0, said, "")),
     ):
         with suppress(LvsError):
-            _surroundings.routing_rules()
+            _on_way.routing_rules()
         with suppress(LvsError):
-            local = _surroundings.local_routes([("ipv4", "100")])
+            local = _on_way.local_routes([("ipv4", "100")])
             caught = [({"family": "ipv4", "table": "100", "priority": 1}, MarkRule("web", 80, "192.0.2.10/32"))]
             _conflicts.policy_problems(caught, local, {}, {})
 
@@ -416,7 +415,7 @@ class Kernel:
         while place + 16 <= len(answer):
             answer[place + 8 : place + 12] = sequence
             place += max(16, (struct.unpack_from("=I", answer, place)[0] + 3) & ~3)
-        done = struct.pack("=IHH4sIi", 20, wire.NLMSG_DONE, 0, sequence, 0, 0)
+        done = struct.pack("=IHH4sIi", 20, messages.NLMSG_DONE, 0, sequence, 0, 0)
         self._answers = [bytes(answer), done]
 
     def recv_into(self, buffer: memoryview) -> int:
@@ -431,16 +430,21 @@ def netlink(data: bytes) -> None:
     """Answers of the kernel, as messages and as what a router makes of them."""
     for decode in (wire.decode_service, wire.decode_daemon, wire.decode_timeouts, wire.decode_connections):
         with suppress(ParseError):
-            decode(wire.attributes(data))
+            decode(messages.attributes(data))
     with suppress(ParseError):
-        wire.decode_real_server(wire.attributes(data), "ipv4")
-    with patch.object(_netlink.socket, "socket", Kernel(data)), suppress(LvsError):
+        wire.decode_real_server(messages.attributes(data), "ipv4")
+    with patch.object(sockets.socket, "socket", Kernel(data)), suppress(LvsError):
         router = Router((), ipvs=True)
-        router._netlink.family = router._netlink.family or 28
-        for ask in (router.read, lambda: _report.counters_of(router.entries()), router.timeouts, router.daemons):
+        router.ipvs._socket.family = router.ipvs._socket.family or 28
+        for ask in (
+            router.read,
+            lambda: _report.counters_of(router.ipvs.entries()),
+            router.ipvs.timeouts,
+            router.ipvs.daemons,
+        ):
             with suppress(LvsError):
                 ask()
-        router._netlink.request([(wire.CMD_NEW_SERVICE, b"")])
+        router.ipvs._socket.request([(wire.CMD_NEW_SERVICE, b"")])
 
 
 # -- all of them --------------------------------------------------------------------------------------------------
@@ -483,8 +487,8 @@ def _netlink_seeds() -> tuple[bytes, ...]:
     for reply in [bytes.fromhex(reply) for exchange in exchanges for reply in exchange["replies"]]:
         (size,) = struct.unpack_from("=I", reply)
         seeds.update(dict.fromkeys((reply[:size], reply[24:size])))
-    empty = wire.attribute(wire.DEST_TUN_TYPE, b"") + wire.attribute(wire.DAEMON_TTL, b"")
-    return (*seeds, wire.attribute(wire.DEST_METHOD, struct.pack("=I", 2)) + empty)
+    empty = messages.attribute(wire.DEST_TUN_TYPE, b"") + messages.attribute(wire.DAEMON_TTL, b"")
+    return (*seeds, messages.attribute(wire.DEST_METHOD, struct.pack("=I", 2)) + empty)
 
 
 TARGETS = {

@@ -11,9 +11,9 @@ from typing import Any
 from unittest.mock import patch
 
 from ansible_collections.lvs.fleet.plugins.module_utils import _host
-from ansible_collections.lvs.fleet.plugins.module_utils._netlink import NetlinkSocket
+from ansible_collections.lvs.fleet.plugins.module_utils._netlink.machine import GenericSocket
 
-_DOORS: tuple[tuple[Any, str], ...] = ((_host, "attempt"), (NetlinkSocket, "dump"), (NetlinkSocket, "request"))
+_DOORS: tuple[tuple[Any, str], ...] = ((_host, "attempt"), (GenericSocket, "dump"), (GenericSocket, "request"))
 
 
 @contextmanager

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ansible_collections.lvs.fleet.plugins.filter.fleet import ipvs_rules, marks
-from ansible_collections.lvs.fleet.plugins.module_utils._router import Router as EngineRouter
+from ansible_collections.lvs.fleet.plugins.module_utils._ipvs.machine import IpvsTable
+from ansible_collections.lvs.fleet.plugins.module_utils._marks import machine as marks_machine
 from ansible_collections.lvs.fleet.tests.integration import foreign, oracle
 from ansible_collections.lvs.fleet.tests.integration.child import Child, at_step, die
 from ansible_collections.lvs.fleet.tests.integration.harness import (
@@ -52,7 +53,7 @@ CHAIN_OF_OTHERS = "SOAK-MARK"
 ANY_SERVICE = st.tuples(st.sampled_from(NAMES), st.sampled_from(MARKS)).flatmap(lambda pair: virtual_service(*pair))
 PURGES = st.sampled_from(["owned", "owned", "none"])
 PLACES = st.integers(0, 9)
-WRITES = {EngineRouter._write_chain.__code__, EngineRouter._write_ipvs.__code__}
+WRITES = {marks_machine.write.__code__, IpvsTable.write.__code__}
 
 # What somebody does by hand to our rules; {rule} is one of them.
 RULE_DAMAGE = (

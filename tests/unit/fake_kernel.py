@@ -26,7 +26,8 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from ansible_collections.lvs.fleet.plugins.module_utils import _host, _netlink
+from ansible_collections.lvs.fleet.plugins.module_utils import _host
+from ansible_collections.lvs.fleet.plugins.module_utils._netlink import machine as sockets
 from ansible_collections.lvs.fleet.tests.unit.fake_nft import Nft, NftError
 
 FAMILIES = {"iptables": "ipv4", "ip6tables": "ipv6"}
@@ -442,7 +443,7 @@ class FakeKernel:
         fake_subprocess = SimpleNamespace(run=self._run, TimeoutExpired=subprocess.TimeoutExpired)
         with ExitStack() as stack:
             for module, name, value in (
-                (_netlink, "socket", fake_socket),
+                (sockets, "socket", fake_socket),
                 (_host, "subprocess", fake_subprocess),
                 (_host, "expect_root", lambda: None),
                 (_host, "installed", self._installed),

@@ -20,10 +20,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.lvs.fleet.plugins.module_utils import _netlink
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import KernelError
-from ansible_collections.lvs.fleet.plugins.module_utils._ipvsadm import command_line
+from ansible_collections.lvs.fleet.plugins.module_utils._ipvs.ipvsadm import command_line
 from ansible_collections.lvs.fleet.plugins.module_utils._model import IpvsOperation, RouterState
+from ansible_collections.lvs.fleet.plugins.module_utils._netlink import machine as sockets
 from ansible_collections.lvs.fleet.plugins.module_utils._plan import plan
 from ansible_collections.lvs.fleet.plugins.module_utils._router import Router
 
@@ -180,7 +180,7 @@ def ours() -> dict[str, Any]:
     """The table is read and made anew by this collection; what the kernel answered, and what ipvsadm finds."""
     exchanges: list[dict[str, Any]] = []
 
-    class Recorder(_netlink.socket.socket):  # type: ignore[misc,name-defined]
+    class Recorder(sockets.socket.socket):  # type: ignore[misc,name-defined]
         def send(self, data: bytes) -> int:  # type: ignore[override]
             exchanges.append({"request": data.hex(), "replies": []})
             return super().send(data)
@@ -190,7 +190,7 @@ def ours() -> dict[str, Any]:
             exchanges[-1]["replies"].append(buffer[:size].hex())
             return size
 
-    original, _netlink.socket.socket = _netlink.socket.socket, Recorder  # type: ignore[misc]
+    original, sockets.socket.socket = sockets.socket.socket, Recorder  # type: ignore[misc]
     try:
         with Router((), ipvs=True) as router:
             found = list(exchanges)
@@ -208,7 +208,7 @@ def ours() -> dict[str, Any]:
                     sys.exit(f"the kernel refused what it had: {error}")
             requests = [{"command": command, **one} for command, one in zip(words, exchanges, strict=True)]
     finally:
-        _netlink.socket.socket = original  # type: ignore[misc]
+        sockets.socket.socket = original  # type: ignore[misc]
     return {"families": found, "ours": requests, "texts_of_ours": texts()}
 
 

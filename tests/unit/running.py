@@ -17,11 +17,11 @@ import pytest
 from ansible.module_utils import basic
 from ansible.module_utils.common import warnings
 
-from ansible_collections.lvs.fleet.plugins.module_utils._iptables import mark_chains, snat_chains
+from ansible_collections.lvs.fleet.plugins.module_utils._ipvs.wire import encode_id, encode_real_server, encode_service
+from ansible_collections.lvs.fleet.plugins.module_utils._marks.iptables import mark_chains, snat_chains
+from ansible_collections.lvs.fleet.plugins.module_utils._marks.nftables import table_lines, table_words
 from ansible_collections.lvs.fleet.plugins.module_utils._model import NFTABLES, Chain, ChainId, RouterState
-from ansible_collections.lvs.fleet.plugins.module_utils._nftables import table_lines, table_words
 from ansible_collections.lvs.fleet.plugins.module_utils._router import Router
-from ansible_collections.lvs.fleet.plugins.module_utils._wire import encode_id, encode_real_server, encode_service
 from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel, Rule
 
 CHAIN = "LVS-MARK"

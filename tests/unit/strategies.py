@@ -11,14 +11,16 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ansible_collections.lvs.fleet.plugins.module_utils import _nftables as nftables
-from ansible_collections.lvs.fleet.plugins.module_utils._iptables import (
+from ansible_collections.lvs.fleet.plugins.module_utils._declared.params import ipvs_services, marks, virtual_services
+from ansible_collections.lvs.fleet.plugins.module_utils._marks import nftables
+from ansible_collections.lvs.fleet.plugins.module_utils._marks.iptables import (
     chain_rule,
     mark_chains,
     parse_rule,
     retired,
     snat_chains,
 )
+from ansible_collections.lvs.fleet.plugins.module_utils._marks.nftables import nftables_chains
 from ansible_collections.lvs.fleet.plugins.module_utils._model import (
     FAMILIES,
     MARKINGS,
@@ -27,8 +29,6 @@ from ansible_collections.lvs.fleet.plugins.module_utils._model import (
     RouterState,
     ServiceId,
 )
-from ansible_collections.lvs.fleet.plugins.module_utils._nftables import nftables_chains
-from ansible_collections.lvs.fleet.plugins.module_utils._params import ipvs_services, marks, virtual_services
 from ansible_collections.lvs.fleet.plugins.module_utils._plan import declared_rules
 from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel, Rule
 

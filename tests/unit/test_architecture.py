@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import yaml
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.lvs.fleet.plugins.doc_fragments.writer import ModuleDocFragment
-from ansible_collections.lvs.fleet.plugins.module_utils import _options, _params
+from ansible_collections.lvs.fleet.plugins.module_utils._declared import options as _options
+from ansible_collections.lvs.fleet.plugins.module_utils._declared import params as _params
 from ansible_collections.lvs.fleet.plugins.modules import (
     ip_objects,
     iptables_mark,
@@ -28,31 +30,48 @@ from ansible_collections.lvs.fleet.plugins.modules import (
 )
 
 PLUGINS = Path(__file__).parents[2] / "plugins"
-MODULE_UTILS = {path.stem: path for path in sorted((PLUGINS / "module_utils").glob("*.py"))}
+UTILS = PLUGINS / "module_utils"
+DESIGN = (PLUGINS.parent / "docs" / "design.md").read_text(encoding="utf-8")
+# By their dotted names, as in _marks.iptables.
+MODULE_UTILS = {
+    ".".join(path.relative_to(UTILS).with_suffix("").parts): path
+    for path in sorted(UTILS.rglob("*.py"))
+    if path.name != "__init__.py"
+}
+# The file of a room that touches the machine; and what joins the rooms, with the commands and files of the machine, and
+# Ansible.
+EDGE = "machine"
+JOINING = {"_engine", "_host", "_module", "_router", "_survey"}
+PURE = {name for name in MODULE_UTILS if name not in JOINING and not name.endswith(f".{EDGE}")}
+# What all speak of.
+WORDS = {"_errors", "_model", "_text"}
 # Standard library that does no I/O. socket is in only two of them, for constants and inet_pton.
 PURE_LIBRARY = {
     "__future__", "bisect", "collections", "collections.abc", "dataclasses", "functools", "ipaddress", "itertools",
-    "difflib", "json", "re", "struct", "typing",
-}  # fmt: skip
-PURE = {
-    "_adopt", "_changes", "_conditions", "_conflicts", "_doubts", "_errors", "_foreign", "_guard", "_ip",
-    "_ip_words", "_iptables", "_ipvsadm", "_markmap", "_match", "_model", "_mss", "_nft_listing", "_nft_wire",
-    "_nftables", "_options", "_overlaps", "_ownership", "_params", "_parts", "_plan", "_real_server", "_report",
-    "_shorthand", "_suggestions", "_tc", "_text", "_troubles", "_way", "_way_iptables", "_way_nft", "_wire",
+    "difflib", "json", "posixpath", "re", "struct", "typing",
 }  # fmt: skip
 SOCKET_CONSTANTS = {"AF_INET", "AF_INET6", "IPPROTO_TCP", "IPPROTO_UDP", "inet_ntop", "inet_pton"}
 
 
 def imported(path: Path) -> set[str]:
-    """Modules that a file imports; those beside it with a dot."""
+    """Modules that a file imports; those of module_utils by their dotted names there."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            beside = {f".{alias.name}" for alias in node.names}
-            found |= beside if node.level and not node.module else {"." * node.level + (node.module or "")}
+            found |= imported_from(path, node)
     return found
+
+
+def imported_from(path: Path, node: ast.ImportFrom) -> set[str]:
+    if not node.level:
+        start = (node.module or "").removeprefix("ansible_collections.lvs.fleet.plugins.module_utils").lstrip(".")
+    else:
+        folder = path.relative_to(UTILS).parts[:-1]
+        start = ".".join((*folder[: len(folder) + 1 - node.level], *filter(None, [node.module])))
+    beside = {f"{start}.{alias.name}".lstrip(".") for alias in node.names} & set(MODULE_UTILS)
+    return beside or {start}
 
 
 def used(path: Path, module: str) -> set[str]:
@@ -65,14 +84,46 @@ def used(path: Path, module: str) -> set[str]:
     }
 
 
-def test_every_module_has_its_layer() -> None:
-    assert set(MODULE_UTILS) - PURE == {"_engine", "_host", "_module", "_netlink", "_router", "_surroundings"}
+def room(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def arrows() -> dict[str, set[str]]:
+    """Which room, or file beside the rooms, knows which others."""
+    found: dict[str, set[str]] = {}
+    for name, path in MODULE_UTILS.items():
+        known = {room(other) for other in imported(path) & set(MODULE_UTILS)} - WORDS - {room(name)}
+        found.setdefault(room(name), set()).update(known)
+    return {name: known for name, known in found.items() if name not in WORDS}
+
+
+def drawn() -> dict[str, set[str]]:
+    """The same as docs/design.md has it, in rows such as "| `_marks/` | how ...? | `_packets`, `_host` |"."""
+    rows = re.findall(r"^\| `(_\w+)/?` \|[^|]*\|([^|]*)\|$", DESIGN, re.MULTILINE)
+    return {name: set(re.findall(r"`(_\w+)`", known)) for name, known in rows}
+
+
+def test_the_house_is_as_it_is_drawn() -> None:
+    assert drawn() == arrows()
+
+
+def test_no_room_is_known_by_those_that_it_knows() -> None:
+    """Every row knows only rows above it."""
+    above = set[str]()
+    for name, known in drawn().items():
+        assert known <= above, name
+        above.add(name)
+
+
+def test_each_room_has_at_most_one_edge() -> None:
+    assert {name for name in MODULE_UTILS if "." not in name} - PURE == JOINING
+    assert [path for path in UTILS.rglob("*") if path.is_dir() and path.parent != UTILS and "__" not in path.name] == []
 
 
 @pytest.mark.parametrize("name", sorted(PURE))
 def test_the_core_is_pure(name: str) -> None:
-    allowed = PURE_LIBRARY | {f".{other}" for other in PURE}
-    extra = {"_wire": {"socket"}, "_options": {"socket"}, "_errors": {"os"}}.get(name, set())
+    allowed = PURE_LIBRARY | PURE
+    extra = {"_ipvs.wire": {"socket"}, "_declared.options": {"socket"}, "_errors": {"os"}}.get(name, set())
     assert imported(MODULE_UTILS[name]) - allowed == extra
     calls = {node.func.id for node in ast.walk(ast.parse(MODULE_UTILS[name].read_text()))
              if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}  # fmt: skip
@@ -80,7 +131,7 @@ def test_the_core_is_pure(name: str) -> None:
 
 
 def test_of_socket_and_os_the_core_takes_no_io() -> None:
-    for name in ("_wire", "_options"):
+    for name in ("_ipvs.wire", "_declared.options"):
         assert used(MODULE_UTILS[name], "socket") <= SOCKET_CONSTANTS
     assert used(MODULE_UTILS["_errors"], "os") == {"strerror"}
 
@@ -93,9 +144,17 @@ def test_only_one_place_does_it(library: str, only: set[str]) -> None:
 
 
 def test_only_one_place_opens_a_socket() -> None:
-    assert {name for name, path in MODULE_UTILS.items() if "socket" in used(path, "socket")} == {"_netlink"}
-    users = {path.stem for path in PLUGINS.rglob("*.py") if "._netlink" in imported(path)}
-    assert users == {"_router"}
+    assert {name for name, path in MODULE_UTILS.items() if "socket" in used(path, "socket")} == {"_netlink.machine"}
+    users = {name for name, path in MODULE_UTILS.items() if "_netlink.machine" in imported(path)}
+    assert users == {"_ipvs.machine", "_marks.machine"}
+
+
+@pytest.mark.parametrize("path", sorted((PLUGINS / "modules").glob("*.py")), ids=lambda path: path.stem)
+def test_modules_only_wire(path: Path) -> None:
+    """What they do with values, and with the machine, is in the rooms."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert not [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+    assert imported(path) & {"os", "re", "json", "subprocess", "socket"} == set()
 
 
 def test_only_one_place_knows_ansible() -> None:
@@ -113,8 +172,9 @@ def test_nothing_but_the_standard_library(name: str) -> None:
 def test_the_controller_needs_nothing_but_ansible() -> None:
     files = [path for kind in ("filter", "lookup", "doc_fragments") for path in (PLUGINS / kind).glob("*.py")]
     libraries = {found.partition(".")[0] for path in files for found in imported(path)}
+    own = {room(name) for name in MODULE_UTILS}
     # Ansible cannot be without yaml.
-    assert libraries - sys.stdlib_module_names - {"ansible", "ansible_collections", "yaml"} == set()
+    assert libraries - own - sys.stdlib_module_names - {"ansible", "ansible_collections", "yaml"} == set()
 
 
 # -- the documentation --------------------------------------------------------------------------------------------

@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
-from ansible_collections.lvs.fleet.plugins.module_utils._iptables import render_rule
-from ansible_collections.lvs.fleet.plugins.module_utils._ipvsadm import save_lines as ipvsadm_lines
-from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_services
+from ansible_collections.lvs.fleet.plugins.module_utils._declared.params import virtual_services
+from ansible_collections.lvs.fleet.plugins.module_utils._ipvs.ipvsadm import save_lines as ipvsadm_lines
+from ansible_collections.lvs.fleet.plugins.module_utils._marks.iptables import render_rule
 from ansible_collections.lvs.fleet.tests.bench import report, shapes
 from ansible_collections.lvs.fleet.tests.bench.measure import Comparison, compared, in_turns, printed, show
 

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from ansible_collections.lvs.fleet.plugins.module_utils import _host as host
+from ansible_collections.lvs.fleet.plugins.module_utils._boot import files as boot_paths
+from ansible_collections.lvs.fleet.plugins.module_utils._boot import machine as boot_machine
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError, ValidationError
 from ansible_collections.lvs.fleet.plugins.modules import boot_files
 from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel
@@ -21,9 +23,10 @@ from ansible_collections.lvs.fleet.tests.unit.running import run_module
 
 @pytest.fixture(autouse=True)
 def units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(boot_files, "UNITS", f"{tmp_path}/system")
-    monkeypatch.setattr(boot_files, "WANTS", f"{tmp_path}/system/wants")
-    monkeypatch.setattr(boot_files, "OWN_FOLDER", f"{tmp_path}/lvs")
+    monkeypatch.setattr(boot_machine, "UNITS", f"{tmp_path}/system")
+    for module in (boot_machine, boot_paths):
+        monkeypatch.setattr(module, "WANTS", f"{tmp_path}/system/wants")
+    monkeypatch.setattr(boot_machine, "OWN_FOLDER", f"{tmp_path}/lvs")
     return tmp_path / "system"
 
 
@@ -64,7 +67,7 @@ def file(path: Path, content: str = "text\n", mode: str = "0600", part: str | No
 
 def converge(files: list[dict[str, Any]], *units: str, check_mode: bool = False, **options: Any) -> dict[str, Any]:
     rest = {"enabled_units": list(units), "disabled_units": [], "absent": [], "lock_timeout": 30, **options}
-    return boot_files.converge({"files": files, **rest}, check_mode, WARNINGS.append)
+    return boot_machine.converge({"files": files, **rest}, check_mode, WARNINGS.append)
 
 
 def test_check_run_check_run(tmp_path: Path) -> None:
@@ -303,16 +306,16 @@ def test_somebody_elses_file_keeps_what_is_his(tmp_path: Path) -> None:
 def fail_at(monkeypatch: pytest.MonkeyPatch, place: int, error: Exception | None = None) -> list[str]:
     """Have one operation of a run fail, or none; the list of all that were begun."""
     begun: list[str] = []
-    do = boot_files.Changes.do
+    do = boot_machine.Changes.do
 
-    def failing(changes: boot_files.Changes, operation: str, action: Any, path: str, *arguments: Any) -> None:
+    def failing(changes: boot_machine.Changes, operation: str, action: Any, path: str, *arguments: Any) -> None:
         begun.append(operation)
         do(changes, operation, fail if len(begun) - 1 == place else action, path, *arguments)
 
     def fail(*_arguments: Any) -> None:
         raise error or OSError(28, "No space left on device")
 
-    monkeypatch.setattr(boot_files.Changes, "do", failing)
+    monkeypatch.setattr(boot_machine.Changes, "do", failing)
     return begun
 
 

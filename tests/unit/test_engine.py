@@ -17,8 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.lvs.fleet.plugins.module_utils import _engine, _host
+from ansible_collections.lvs.fleet.plugins.module_utils._declared.params import ipvs_services, virtual_services
 from ansible_collections.lvs.fleet.plugins.module_utils._engine import Outcome, Target, converge
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LockError, LvsError, ParseError, ToolError
+from ansible_collections.lvs.fleet.plugins.module_utils._ipvs.wire import encode_service
 from ansible_collections.lvs.fleet.plugins.module_utils._model import (
     IPTABLES,
     MARKINGS,
@@ -27,10 +29,8 @@ from ansible_collections.lvs.fleet.plugins.module_utils._model import (
     ServiceId,
     VirtualService,
 )
-from ansible_collections.lvs.fleet.plugins.module_utils._params import ipvs_services, virtual_services
 from ansible_collections.lvs.fleet.plugins.module_utils._plan import plan, pools_target, virtual_services_target
 from ansible_collections.lvs.fleet.plugins.module_utils._router import Router
-from ansible_collections.lvs.fleet.plugins.module_utils._wire import encode_service
 from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel, Rule
 from ansible_collections.lvs.fleet.tests.unit.running import CHAIN, CHAINS, MARKS, MARKS6, kernel_with, read
 from ansible_collections.lvs.fleet.tests.unit.strategies import declared_services, states

@@ -10,7 +10,7 @@ import pytest
 from ansible.errors import AnsibleFilterError
 
 from ansible_collections.lvs.fleet.plugins.filter import fleet, report, trust
-from ansible_collections.lvs.fleet.plugins.module_utils._ip_words import ip_objects
+from ansible_collections.lvs.fleet.plugins.module_utils._ip.words import ip_objects
 
 FILTERS = fleet.FilterModule().filters()
 SERVICES = [

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from ansible_collections.lvs.fleet.plugins.module_utils._match import disjoint
-from ansible_collections.lvs.fleet.plugins.module_utils._overlaps import Overlaps
-from ansible_collections.lvs.fleet.plugins.module_utils._params import marks
+from ansible_collections.lvs.fleet.plugins.module_utils._declared.params import marks
+from ansible_collections.lvs.fleet.plugins.module_utils._packets.match import disjoint
+from ansible_collections.lvs.fleet.plugins.module_utils._packets.overlaps import Overlaps
 from ansible_collections.lvs.fleet.plugins.modules import lvs_info, lvs_service
 from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel, Rule
 from ansible_collections.lvs.fleet.tests.unit.running import run_module

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.lvs.fleet.plugins.module_utils._iptables import render_rule, retired
+from ansible_collections.lvs.fleet.plugins.module_utils._marks.iptables import render_rule, retired
 from ansible_collections.lvs.fleet.plugins.module_utils._model import FAMILIES, MARKINGS
 from ansible_collections.lvs.fleet.plugins.modules import iptables_mark, ipvs_service, lvs_service
 from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel, Rule

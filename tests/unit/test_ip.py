@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import ParseError, ValidationError
-from ansible_collections.lvs.fleet.plugins.module_utils._ip import IpObject, plan, text_of
-from ansible_collections.lvs.fleet.plugins.module_utils._ip_words import ip_object, ip_objects, queries
+from ansible_collections.lvs.fleet.plugins.module_utils._ip.objects import IpObject, plan, text_of
+from ansible_collections.lvs.fleet.plugins.module_utils._ip.words import ip_object, ip_objects, queries
 
 RECORDED: dict[str, Any] = json.loads((Path(__file__).parent / "fixtures/ip.json").read_text())
 # All that was made by these commands before the recording, next to much that these are not.

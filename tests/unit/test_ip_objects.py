@@ -17,8 +17,9 @@ import pytest
 from ansible.module_utils.testing import patch_module_args
 
 from ansible_collections.lvs.fleet.plugins.module_utils import _host as host
-from ansible_collections.lvs.fleet.plugins.module_utils._ip import IpObject
-from ansible_collections.lvs.fleet.plugins.module_utils._ip_words import ip_object
+from ansible_collections.lvs.fleet.plugins.module_utils._ip import machine as ip_machine
+from ansible_collections.lvs.fleet.plugins.module_utils._ip.objects import IpObject
+from ansible_collections.lvs.fleet.plugins.module_utils._ip.words import ip_object
 from ansible_collections.lvs.fleet.plugins.modules import ip_objects
 
 VIP = "address add 192.0.2.10/32 dev eth0"
@@ -133,9 +134,9 @@ def test_from_nothing_and_back(machine: FakeIp, record: Path) -> None:
 
 def test_who_had_to_wait_says_for_whom(machine: FakeIp, record: Path) -> None:
     said: list[str] = []
-    ip_objects.converge(str(record), [VIP], False, 30, said.append)
+    ip_machine.converge(str(record), [VIP], False, 30, said.append)
     assert said == []
-    ip_objects.converge(str(record), [VIP], False, 99, said.append)
+    ip_machine.converge(str(record), [VIP], False, 99, said.append)
     assert said == ["waited"]
 
 

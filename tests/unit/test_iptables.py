@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.lvs.fleet.plugins.module_utils import _iptables as iptables
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError, ParseError
+from ansible_collections.lvs.fleet.plugins.module_utils._marks import iptables
 from ansible_collections.lvs.fleet.plugins.module_utils._model import Chain, ChainRule, MarkRule, SnatRule
 from ansible_collections.lvs.fleet.tests.unit.recording import FIXTURES
 from ansible_collections.lvs.fleet.tests.unit.strategies import states

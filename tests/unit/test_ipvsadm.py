@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.lvs.fleet.plugins.module_utils import _ipvsadm as ipvsadm
+from ansible_collections.lvs.fleet.plugins.module_utils._ipvs import ipvsadm
 from ansible_collections.lvs.fleet.plugins.module_utils._model import IpvsOperation, RealServer, ServiceId
 from ansible_collections.lvs.fleet.plugins.module_utils._model import VirtualService as Service
 from ansible_collections.lvs.fleet.tests.unit.recording import RECORDED, parse_saved

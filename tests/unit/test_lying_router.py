@@ -24,8 +24,8 @@ from ansible.vars.manager import VariableManager
 
 from ansible_collections.lvs.fleet.plugins.filter.report import audit, audit_lines
 from ansible_collections.lvs.fleet.plugins.filter.trust import adopted
-from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_services
-from ansible_collections.lvs.fleet.plugins.module_utils._shorthand import shorthand
+from ansible_collections.lvs.fleet.plugins.module_utils._declared.params import virtual_services
+from ansible_collections.lvs.fleet.plugins.module_utils._report.shorthand import shorthand
 
 TOP = Path(__file__).parents[2]
 # What runs if anything that a router says is ever a template. The word is a path, and is put in by each test.

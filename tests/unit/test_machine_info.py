@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.lvs.fleet.plugins.module_utils import _host
+from ansible_collections.lvs.fleet.plugins.module_utils._report import machine as found_machine
 from ansible_collections.lvs.fleet.plugins.modules import machine_info
 from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel
 from ansible_collections.lvs.fleet.tests.unit.running import run_module
@@ -21,10 +22,10 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / path).write_text(text)
     (tmp_path / "os-release").write_text(ROCKY)
-    monkeypatch.setattr(machine_info, "SETTINGS", str(tmp_path))
+    monkeypatch.setattr(found_machine, "SETTINGS", str(tmp_path))
     monkeypatch.setattr(_host, "UNIT_LINKS", [f"{tmp_path}{link}" for link in _host.UNIT_LINKS])
-    monkeypatch.setattr(machine_info, "OS_RELEASE", f"{tmp_path}/os-release")
-    monkeypatch.setattr(machine_info.host, "installed", lambda command: "/sbin/ip" if command == "ip" else "")
+    monkeypatch.setattr(found_machine, "OS_RELEASE", f"{tmp_path}/os-release")
+    monkeypatch.setattr(found_machine.host, "installed", lambda command: "/sbin/ip" if command == "ip" else "")
     return tmp_path
 
 
@@ -32,7 +33,7 @@ def test_the_answer(machine: Path) -> None:
     (machine / "broken").symlink_to("/nowhere")
     there = [str(machine), f"{machine}/broken"]
     forwarding, redirects = "net.ipv4.ip_forward", "net/ipv4/conf/eth0.5/send_redirects"
-    assert machine_info.survey(
+    assert found_machine.facts(
         ["ip", "ipvsadm"], [forwarding, redirects, "net.ipv4.vs.conntrack", "net.ipv4"], [*there, "/nowhere"]
     ) == {
         "os_family": "RedHat",
@@ -57,7 +58,7 @@ def test_firewalls_that_empty_tables(machine: Path) -> None:
     ):
         (machine / link).parent.mkdir(parents=True, exist_ok=True)
         (machine / link).symlink_to("/nowhere")
-    found = machine_info.survey([], [], [])["flushing_units"]
+    found = found_machine.facts([], [], [])["flushing_units"]
     assert found == ["ferm.service", "firewalld.service", "nftables.service", "shorewall.service"]
 
 
@@ -75,7 +76,7 @@ def test_firewalls_that_empty_tables(machine: Path) -> None:
 )
 def test_the_family(machine: Path, text: str, family: str) -> None:
     (machine / "os-release").write_text(text)
-    assert machine_info.os_family(machine_info.os_release()) == family
+    assert found_machine.os_family(found_machine.os_release()) == family
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_the_family(machine: Path, text: str, family: str) -> None:
 )
 def test_the_version_is_a_number(machine: Path, text: str, version: str) -> None:
     (machine / "os-release").write_text(f'VERSION_ID="{text}"\n')
-    assert machine_info.os_version(machine_info.os_release()) == version
+    assert found_machine.os_version(found_machine.os_release()) == version
 
 
 def test_what_cannot_be_read_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

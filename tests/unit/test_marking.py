@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import ParseError
+from ansible_collections.lvs.fleet.plugins.module_utils._marks.nft_listing import parse_listing
 from ansible_collections.lvs.fleet.plugins.module_utils._model import Chain
-from ansible_collections.lvs.fleet.plugins.module_utils._nft_listing import parse_listing
 from ansible_collections.lvs.fleet.plugins.modules import lvs_info, lvs_service
 from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel
 from ansible_collections.lvs.fleet.tests.unit.running import kernel_with, quartet, run_module

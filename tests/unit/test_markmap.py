@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.lvs.fleet.plugins.module_utils import _markmap as markmap
+from ansible_collections.lvs.fleet.plugins.module_utils._marks import markmap
 from ansible_collections.lvs.fleet.plugins.module_utils._model import MarkRule
 
 NETWORKS = {

@@ -15,8 +15,8 @@ import yaml
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.lvs.fleet.plugins.filter.fleet import problems
-from ansible_collections.lvs.fleet.plugins.module_utils._doubts import service_doubts
-from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_services
+from ansible_collections.lvs.fleet.plugins.module_utils._declared.doubts import service_doubts
+from ansible_collections.lvs.fleet.plugins.module_utils._declared.params import virtual_services
 from ansible_collections.lvs.fleet.plugins.modules import (
     ip_objects,
     iptables_mark,

@@ -12,7 +12,6 @@ import pytest
 from ansible.module_utils.basic import AnsibleModule
 from hypothesis import given
 
-from ansible_collections.lvs.fleet.plugins.module_utils import _report as report
 from ansible_collections.lvs.fleet.plugins.module_utils._model import (
     Pool,
     RealServer,
@@ -20,6 +19,7 @@ from ansible_collections.lvs.fleet.plugins.module_utils._model import (
     ServiceId,
     VirtualService,
 )
+from ansible_collections.lvs.fleet.plugins.module_utils._report import report
 from ansible_collections.lvs.fleet.plugins.modules import iptables_mark, ipvs_service, lvs_info, lvs_service
 from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel, Rule
 from ansible_collections.lvs.fleet.tests.unit.running import CHAIN, MARKS6, kernel_with, quartet, read, run_module

@@ -13,22 +13,24 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.lvs.fleet.plugins.module_utils import _netlink, _nft_wire, _router
-from ansible_collections.lvs.fleet.plugins.module_utils import _wire as wire
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import KernelError, ParseError
+from ansible_collections.lvs.fleet.plugins.module_utils._marks import machine as marks_machine
+from ansible_collections.lvs.fleet.plugins.module_utils._marks import nft_wire as _nft_wire
+from ansible_collections.lvs.fleet.plugins.module_utils._netlink import machine as sockets
+from ansible_collections.lvs.fleet.plugins.module_utils._netlink import messages
 from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel
 from ansible_collections.lvs.fleet.tests.unit.test_wire import DONE, Scripted, answer, error
 
 
 def expression(name: str, **numbers: int) -> bytes:
     """An expression with the attributes of these numbers: a2=16 is attribute 2."""
-    data = b"".join(wire.attribute(int(key[1:]), struct.pack("!I", number)) for key, number in numbers.items())
-    return wire.attribute(1, name.encode() + b"\0") + wire.attribute(2, data)
+    data = b"".join(messages.attribute(int(key[1:]), struct.pack("!I", number)) for key, number in numbers.items())
+    return messages.attribute(1, name.encode() + b"\0") + messages.attribute(2, data)
 
 
 def bitwise(xor: int) -> bytes:
-    value = wire.attribute(5, wire.attribute(1, struct.pack("=I", xor)))
-    return wire.attribute(1, b"bitwise\0") + wire.attribute(2, wire.attribute(6, bytes(4)) + value)
+    value = messages.attribute(5, messages.attribute(1, struct.pack("=I", xor)))
+    return messages.attribute(1, b"bitwise\0") + messages.attribute(2, messages.attribute(6, bytes(4)) + value)
 
 
 def load(base: int, offset: int, length: int) -> bytes:
@@ -40,13 +42,13 @@ def compared(operation: int) -> bytes:
 
 
 def rule(*expressions: bytes) -> bytes:
-    return wire.attribute(4, b"".join(wire.attribute(1, part) for part in expressions))
+    return messages.attribute(4, b"".join(messages.attribute(1, part) for part in expressions))
 
 
 DESTINATION, PROTOCOL, PORT, FLAGS = load(1, 16, 4), load(1, 9, 1), load(2, 2, 2), load(2, 13, 1)
 IS, IS_NOT, LESS, MOST = compared(0), compared(1), compared(2), compared(3)
 MASK, MARK = bitwise(0), expression("meta", a1=1, a2=3)
-COUNTER = wire.attribute(1, b"counter\0") + wire.attribute(2, wire.attribute(1, bytes(8)))
+COUNTER = messages.attribute(1, b"counter\0") + messages.attribute(2, messages.attribute(1, bytes(8)))
 VERDICT, DATA = expression("immediate", a1=0), expression("immediate", a1=1)
 TARGET, MATCH, LOOKUP = expression("target"), expression("match"), expression("lookup")
 TRACE, SET_MARK = expression("meta", a2=12, a3=1), expression("meta", a2=3, a3=1)
@@ -85,28 +87,28 @@ NATIVE = {
 
 @pytest.mark.parametrize("name", OWN)
 def test_rules_of_iptables(name: str) -> None:
-    assert not _nft_wire.is_native(wire.attributes(rule(*OWN[name])), "ipv4")
+    assert not _nft_wire.is_native(messages.attributes(rule(*OWN[name])), "ipv4")
 
 
 @pytest.mark.parametrize("name", NATIVE)
 def test_native_rules(name: str) -> None:
-    assert _nft_wire.is_native(wire.attributes(rule(*NATIVE[name])), "ipv4")
+    assert _nft_wire.is_native(messages.attributes(rule(*NATIVE[name])), "ipv4")
 
 
 def test_headers_differ_by_family() -> None:
     """What is the TTL of the one is the source address of the other."""
     for offset, family in ((16, "ipv4"), (24, "ipv6")):
-        found = wire.attributes(rule(load(1, offset, 4), IS, COUNTER))
+        found = messages.attributes(rule(load(1, offset, 4), IS, COUNTER))
         assert [_nft_wire.is_native(found, other) for other in ("ipv4", "ipv6")] == [family != "ipv4", family != "ipv6"]
 
 
 def test_a_table_with_a_native_rule_is_not_read() -> None:
     kernel = FakeKernel()
     with kernel.running():
-        assert _router.saved_table("ipv4", "mangle").count("*mangle\n") == 1
+        assert marks_machine.saved_table("ipv4", "mangle").count("*mangle\n") == 1
         kernel.nft_rules = [rule(*OWN["-j MARK"]), rule(*NATIVE["a set"])]
         with pytest.raises(ParseError) as caught:
-            _router.saved_table("ipv6", "mangle")
+            marks_machine.saved_table("ipv6", "mangle")
     assert str(caught.value) == (
         "ip6tables-save -t mangle: the table holds rules that iptables cannot express (see: nft list table ip6 mangle)"
     )
@@ -114,15 +116,15 @@ def test_a_table_with_a_native_rule_is_not_read() -> None:
 
 
 # The same header as above, with the flag that says: what you read has changed meanwhile.
-INTERRUPTED = struct.pack("=IHHII", 20, wire.NLMSG_DONE, 0x10, 1, 1) + bytes(4)
+INTERRUPTED = struct.pack("=IHHII", 20, messages.NLMSG_DONE, 0x10, 1, 1) + bytes(4)
 FOUND = answer(0x0A06, 1, bytes(4) + rule(COUNTER))
 
 
 def test_the_rules_of_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     """A list that changed while it was given out is asked for again."""
     asked = Scripted(FOUND, INTERRUPTED, FOUND + FOUND, DONE)
-    monkeypatch.setattr(_netlink.socket, "socket", asked)
-    assert _netlink.nft_rules("ipv4", "mangle") == [wire.attributes(rule(COUNTER))] * 2
+    monkeypatch.setattr(sockets.socket, "socket", asked)
+    assert marks_machine.nft_rules("ipv4", "mangle") == [messages.attributes(rule(COUNTER))] * 2
     request = struct.pack("=IHHIIBBH", 32, 0x0A07, 0x301, 1, 0, 2, 0, 0) + struct.pack("=HH7sx", 11, 1, b"mangle\0")
     assert asked.sent == [request] * 2
 
@@ -135,7 +137,7 @@ def test_the_rules_of_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )  # fmt: skip
 def test_rules_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch, replies: list[bytes], kind: Any, said: str) -> None:
-    monkeypatch.setattr(_netlink.socket, "socket", Scripted(*replies))
+    monkeypatch.setattr(sockets.socket, "socket", Scripted(*replies))
     with pytest.raises(kind) as caught:
-        _netlink.nft_rules("ipv6", "nat")
+        marks_machine.nft_rules("ipv6", "nat")
     assert str(caught.value) == said

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.lvs.fleet.plugins.module_utils._iptables import parse_rule, render_rule
+from ansible_collections.lvs.fleet.plugins.module_utils._marks.iptables import parse_rule, render_rule
 from ansible_collections.lvs.fleet.plugins.module_utils._model import IPTABLES_MARK, IPV4, LVS_SERVICE, MarkRule
 from ansible_collections.lvs.fleet.plugins.modules import iptables_mark, ipvs_service, lvs_info, lvs_service
 from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel

@@ -16,9 +16,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.lvs.fleet.plugins.module_utils import _options, _params, _suggestions
+from ansible_collections.lvs.fleet.plugins.module_utils._declared import options as _options
+from ansible_collections.lvs.fleet.plugins.module_utils._declared import params as _params
+from ansible_collections.lvs.fleet.plugins.module_utils._declared import suggestions as _suggestions
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import ValidationError
-from ansible_collections.lvs.fleet.plugins.module_utils._iptables import chain_rule, parse_rule
+from ansible_collections.lvs.fleet.plugins.module_utils._marks.iptables import chain_rule, parse_rule
 from ansible_collections.lvs.fleet.plugins.module_utils._model import FAMILIES, Declaration, ServiceId
 from ansible_collections.lvs.fleet.plugins.modules import iptables_mark, ipvs_service, lvs_service
 from ansible_collections.lvs.fleet.tests.fuzz.hostile import DEEP, HOSTILE, PLAIN

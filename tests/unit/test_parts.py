@@ -11,8 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ansible_collections.lvs.fleet.plugins.module_utils._boot.parts import (
+    BEGIN,
+    CREATED,
+    END,
+    IPTABLES,
+    KINDS,
+    check,
+    merge,
+)
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import ParseError
-from ansible_collections.lvs.fleet.plugins.module_utils._parts import BEGIN, CREATED, END, IPTABLES, KINDS, check, merge
 
 RULE = '-A LVS-MARK -d 192.0.2.10/32 -p tcp -m comment --comment "lvs:web" -j MARK --set-xmark 0x50/0xffffffff\n'
 MARKS = f"*mangle\n:LVS-MARK - [0:0]\n-A PREROUTING -j LVS-MARK\n{RULE}COMMIT\n"

@@ -14,8 +14,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ansible_collections.lvs.fleet.plugins.module_utils import _plan
+from ansible_collections.lvs.fleet.plugins.module_utils._declared.params import ipvs_services, marks, virtual_services
 from ansible_collections.lvs.fleet.plugins.module_utils._engine import Target, converge
-from ansible_collections.lvs.fleet.plugins.module_utils._iptables import parse_rule
+from ansible_collections.lvs.fleet.plugins.module_utils._marks.iptables import parse_rule
 from ansible_collections.lvs.fleet.plugins.module_utils._model import (
     FAMILIES,
     IPTABLES,
@@ -32,7 +33,6 @@ from ansible_collections.lvs.fleet.plugins.module_utils._model import (
     ServiceId,
     VirtualService,
 )
-from ansible_collections.lvs.fleet.plugins.module_utils._params import ipvs_services, marks, virtual_services
 from ansible_collections.lvs.fleet.plugins.module_utils._plan import apply, plan
 from ansible_collections.lvs.fleet.plugins.module_utils._router import Router
 from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel, Killed, Rule

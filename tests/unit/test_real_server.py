@@ -11,7 +11,7 @@ import pytest
 from ansible.errors import AnsibleFilterError
 
 from ansible_collections.lvs.fleet.plugins.filter.fleet import FilterModule
-from ansible_collections.lvs.fleet.plugins.module_utils._ip_words import ip_objects
+from ansible_collections.lvs.fleet.plugins.module_utils._ip.words import ip_objects
 from ansible_collections.lvs.fleet.plugins.modules import iptables_mss
 from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel, Rule
 from ansible_collections.lvs.fleet.tests.unit.running import run_module

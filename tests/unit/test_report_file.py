@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import ValidationError
-from ansible_collections.lvs.fleet.plugins.modules.report_file import converge
+from ansible_collections.lvs.fleet.plugins.module_utils._report.machine import write_report
 
 
 def test_check_run_check_run(tmp_path: Path) -> None:
     path = tmp_path / "audit.json"
-    assert not converge(str(path), None, check_mode=False)
-    assert converge(str(path), "first\n", check_mode=True) and not path.exists()
-    assert converge(str(path), "first\n", check_mode=False)
+    assert not write_report(str(path), None, check_mode=False)
+    assert write_report(str(path), "first\n", check_mode=True) and not path.exists()
+    assert write_report(str(path), "first\n", check_mode=False)
     assert (path.read_text(), path.stat().st_mode & 0o777) == ("first\n", 0o600)
-    assert converge(str(path), None, check_mode=True) and path.exists()
-    assert converge(str(path), None, check_mode=False) and not path.exists()
+    assert write_report(str(path), None, check_mode=True) and path.exists()
+    assert write_report(str(path), None, check_mode=False) and not path.exists()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -29,7 +29,7 @@ def test_a_file_that_is_there_is_replaced_and_not_written_to(tmp_path: Path) -> 
     other.write_text("somebody's\n")
     other.chmod(0o666)
     os.link(other, path)
-    converge(str(path), "new\n", check_mode=False)
+    write_report(str(path), "new\n", check_mode=False)
     assert (path.read_text(), path.stat().st_mode & 0o777) == ("new\n", 0o600)
     assert (other.read_text(), other.stat().st_mode & 0o777) == ("somebody's\n", 0o666)
 
@@ -48,7 +48,7 @@ def test_nothing_but_a_regular_file_is_touched(tmp_path: Path, content: str | No
     before = sorted(path for path in tmp_path.rglob("*"))
     for name in ("folder", "empty", "pipe", "link", "to-folder", "dangling"):
         with pytest.raises(ValidationError, match="is no regular file; it was left alone, take another path"):
-            converge(str(tmp_path / name), content, check_mode)
+            write_report(str(tmp_path / name), content, check_mode)
     assert sorted(path for path in tmp_path.rglob("*")) == before
     assert (target.read_text(), (folder / "kept").read_text()) == ("kept\n", "kept\n")
 
@@ -67,6 +67,6 @@ def test_nothing_but_a_regular_file_is_touched(tmp_path: Path, content: str | No
 )
 def test_what_names_no_file(tmp_path: Path, path: str, why: str) -> None:
     with pytest.raises(ValidationError) as error:
-        converge(path.format(tmp_path), None, check_mode=False)
+        write_report(path.format(tmp_path), None, check_mode=False)
     assert error.value.problems == (f"path: {why.format(tmp_path)}",)
     assert tmp_path.is_dir()

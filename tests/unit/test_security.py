@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 from ansible_collections.lvs.fleet.plugins.module_utils import _host
-from ansible_collections.lvs.fleet.plugins.modules import boot_files, ip_objects
+from ansible_collections.lvs.fleet.plugins.module_utils._ip import machine as ip_machine
+from ansible_collections.lvs.fleet.plugins.modules import boot_files
 
 TOP = Path(__file__).parents[2]
 PLUGINS = sorted((TOP / "plugins").rglob("*.py"))
@@ -52,7 +53,7 @@ def written(shared: bool) -> dict[str, str]:
 
 
 def test_the_table_has_every_file_with_its_mode() -> None:
-    record = f"{ip_objects.MODE:04o}"
+    record = f"{ip_machine.MODE:04o}"
     others = {"/etc/lvs": "0700", "/etc/lvs/vips": record, "/etc/lvs/real-server": record, _host.LOCK_FILE: "0600"}
     assert documented(" what it tells |") == {**written(shared=False), **others}
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 
+from ansible_collections.lvs.fleet.plugins.module_utils._declared.params import virtual_services
 from ansible_collections.lvs.fleet.plugins.module_utils._model import FAMILIES
-from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_services
-from ansible_collections.lvs.fleet.plugins.module_utils._report import virtual_service
-from ansible_collections.lvs.fleet.plugins.module_utils._shorthand import shorthand
+from ansible_collections.lvs.fleet.plugins.module_utils._report.report import virtual_service
+from ansible_collections.lvs.fleet.plugins.module_utils._report.shorthand import shorthand
 from ansible_collections.lvs.fleet.tests.unit.strategies import declared_services
 
 A4, B4, A6 = "192.0.2.10", "192.0.2.11", "2001:db8::10"

@@ -11,9 +11,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.lvs.fleet.plugins.module_utils import _way
-from ansible_collections.lvs.fleet.plugins.module_utils._conditions import answer
-from ansible_collections.lvs.fleet.plugins.module_utils._iptables import mark_chains
+from ansible_collections.lvs.fleet.plugins.module_utils._marks.iptables import mark_chains
 from ansible_collections.lvs.fleet.plugins.module_utils._model import (
     MarkRule,
     Pool,
@@ -21,16 +19,18 @@ from ansible_collections.lvs.fleet.plugins.module_utils._model import (
     ServiceId,
     VirtualService,
 )
-from ansible_collections.lvs.fleet.plugins.module_utils._tc import mark_filters, places
-from ansible_collections.lvs.fleet.plugins.module_utils._troubles import (
+from ansible_collections.lvs.fleet.plugins.module_utils._packets.conditions import answer
+from ansible_collections.lvs.fleet.plugins.module_utils._way import walk as _way
+from ansible_collections.lvs.fleet.plugins.module_utils._way.iptables import hooks, saved_rules
+from ansible_collections.lvs.fleet.plugins.module_utils._way.tc import mark_filters, places
+from ansible_collections.lvs.fleet.plugins.module_utils._way.troubles import (
     filter_readers,
     mark_readers,
     mark_troubles,
     replies,
     up_to_ipvs,
 )
-from ansible_collections.lvs.fleet.plugins.module_utils._way import Follower
-from ansible_collections.lvs.fleet.plugins.module_utils._way_iptables import hooks, saved_rules
+from ansible_collections.lvs.fleet.plugins.module_utils._way.walk import Follower
 
 WEB = MarkRule("web", 80, "192.0.2.10/32", "tcp", ((80, 80), (443, 443)))
 CHAINS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import ParseError
-from ansible_collections.lvs.fleet.plugins.module_utils._troubles import marks_given
-from ansible_collections.lvs.fleet.plugins.module_utils._way_nft import hooks, native_tables
+from ansible_collections.lvs.fleet.plugins.module_utils._way.nft import hooks, native_tables
+from ansible_collections.lvs.fleet.plugins.module_utils._way.troubles import marks_given
 from ansible_collections.lvs.fleet.tests.unit.test_way import short, told
 
 MARK, CT_MARK = {"meta": {"key": "mark"}}, {"ct": {"key": "mark"}}

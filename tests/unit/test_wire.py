@@ -14,35 +14,36 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.lvs.fleet.plugins.module_utils import _netlink
-from ansible_collections.lvs.fleet.plugins.module_utils import _wire as wire
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import KernelError, ParseError
-from ansible_collections.lvs.fleet.plugins.module_utils._ipvsadm import command_line
+from ansible_collections.lvs.fleet.plugins.module_utils._ipvs import wire
+from ansible_collections.lvs.fleet.plugins.module_utils._ipvs.ipvsadm import command_line
+from ansible_collections.lvs.fleet.plugins.module_utils._ipvs.machine import _payload, pools_of
 from ansible_collections.lvs.fleet.plugins.module_utils._model import Pool, RouterState, ServiceId
+from ansible_collections.lvs.fleet.plugins.module_utils._netlink import machine as sockets
+from ansible_collections.lvs.fleet.plugins.module_utils._netlink import messages
 from ansible_collections.lvs.fleet.plugins.module_utils._plan import plan
-from ansible_collections.lvs.fleet.plugins.module_utils._report import counters_of
-from ansible_collections.lvs.fleet.plugins.module_utils._router import _payload, pools_of
+from ansible_collections.lvs.fleet.plugins.module_utils._report.report import counters_of
 from ansible_collections.lvs.fleet.tests.unit.recording import RECORDED, bodies, parse_saved, reply_error
 
 FIRST_BODY = 20  # behind the netlink and the generic netlink header
 TABLE = parse_saved(RECORDED["texts"]["save"], RECORDED["texts"]["thresholds"])
 
 
-def inside(body: bytes) -> wire.Attributes:
+def inside(body: bytes) -> messages.Attributes:
     """The attributes of the one entry of an answer."""
-    [entry] = list(wire.generic_attributes(body).values())
-    return wire.attributes(entry)
+    [entry] = list(messages.generic_attributes(body).values())
+    return messages.attributes(entry)
 
 
-def requested(exchange: dict[str, Any]) -> wire.Attributes:
-    return wire.attributes(bytes.fromhex(exchange["request"])[FIRST_BODY:])
+def requested(exchange: dict[str, Any]) -> messages.Attributes:
+    return messages.attributes(bytes.fromhex(exchange["request"])[FIRST_BODY:])
 
 
 def recorded_entries(listing: str) -> list[wire.Entry]:
     """What the kernel answered when ipvsadm listed the table: first the services, then the servers of each."""
     first, *others = RECORDED[listing]["exchanges"]
     servers = {
-        wire.decode_service(wire.attributes(requested(one)[wire.ATTR_SERVICE])).id: [inside(b) for b in bodies(one)]
+        wire.decode_service(messages.attributes(requested(one)[wire.ATTR_SERVICE])).id: [inside(b) for b in bodies(one)]
         for one in others
     }
     services = [inside(body) for body in bodies(first)]
@@ -62,7 +63,7 @@ def test_we_read_what_ipvsadm_printed(listing: str, texts: str) -> None:
 def test_timeouts_and_daemons() -> None:
     (exchange,) = RECORDED["timeouts"]["exchanges"]
     assert RECORDED["timeouts"]["text"] == "Timeout (tcp tcpfin udp): 100 20 50\n"
-    timeouts = wire.decode_timeouts(wire.generic_attributes(bodies(exchange)[0]))
+    timeouts = wire.decode_timeouts(messages.generic_attributes(bodies(exchange)[0]))
     assert timeouts == {"tcp": 100, "tcp_fin": 20, "udp": 50}
     (exchange,) = RECORDED["daemons"]["exchanges"]
     daemons = [wire.decode_daemon(inside(body)) for body in bodies(exchange)]
@@ -94,7 +95,7 @@ def test_counters() -> None:
 def test_counters_of_new_and_old_kernels(wide: bool) -> None:
     numbers = struct.Struct("=Q") if wide else struct.Struct("=I")
     stats = b"".join(
-        wire.attribute(kind, (struct.Struct("=Q") if kind in (4, 5) else numbers).pack(100 + kind))
+        messages.attribute(kind, (struct.Struct("=Q") if kind in (4, 5) else numbers).pack(100 + kind))
         for kind in range(1, 6)
     )
     found = {wire.SVC_STATS64 if wide else wire.SVC_STATS: stats}
@@ -134,19 +135,19 @@ def test_our_requests_are_ipvsadms() -> None:
     for recorded in RECORDED["table"]:
         (exchange,) = recorded["exchanges"]
         theirs = requested(exchange)
-        service = wire.decode_service(wire.attributes(theirs[wire.ATTR_SERVICE]))
+        service = wire.decode_service(messages.attributes(theirs[wire.ATTR_SERVICE]))
         assert service == TABLE[service.id].service if wire.ATTR_DEST not in theirs else service.id in TABLE
         if wire.ATTR_DEST not in theirs:
             services += 1
-            ours = wire.attributes(wire.attributes(wire.encode_service(service))[wire.ATTR_SERVICE])
-            assert ours == wire.attributes(theirs[wire.ATTR_SERVICE])
+            ours = messages.attributes(messages.attributes(wire.encode_service(service))[wire.ATTR_SERVICE])
+            assert ours == messages.attributes(theirs[wire.ATTR_SERVICE])
             continue
         servers += 1
-        server = wire.decode_real_server(wire.attributes(theirs[wire.ATTR_DEST]), service.id.family)
+        server = wire.decode_real_server(messages.attributes(theirs[wire.ATTR_DEST]), service.id.family)
         assert server == TABLE[service.id].real_servers[server.id]
-        ours = wire.attributes(wire.attributes(wire.encode_real_server(server))[wire.ATTR_DEST])
+        ours = messages.attributes(messages.attributes(wire.encode_real_server(server))[wire.ATTR_DEST])
         no_tunnel = {wire.DEST_TUN_TYPE: b"\0", wire.DEST_TUN_PORT: b"\0\0", wire.DEST_TUN_FLAGS: b"\0\0"}
-        assert {**no_tunnel, **ours} == wire.attributes(theirs[wire.ATTR_DEST])
+        assert {**no_tunnel, **ours} == messages.attributes(theirs[wire.ATTR_DEST])
     assert (services, servers) == (19, 17)
 
 
@@ -159,7 +160,7 @@ def test_the_kernel_took_our_requests_and_ipvsadm_found_the_same_table() -> None
         request = bytes.fromhex(recorded["request"])
         _length, kind, _flags, sequence, _port = struct.unpack_from("=IHHII", request)
         command = wire.COMMANDS[operation.command]
-        assert wire.message(kind, wire.NLM_F_ACK, sequence, command, _payload(operation)) == request
+        assert messages.message(kind, messages.NLM_F_ACK, sequence, command, _payload(operation)) == request
         assert reply_error(recorded) == 0
     for text in ("save", "thresholds"):
         assert sorted(RECORDED["texts_of_ours"][text].split("\n")) == sorted(RECORDED["texts"][text].split("\n"))
@@ -168,11 +169,11 @@ def test_the_kernel_took_our_requests_and_ipvsadm_found_the_same_table() -> None
 @pytest.mark.parametrize("key", sorted(TABLE, key=repr), ids=lambda key: f"{key.family}-{key.fwmark or key.port}")
 def test_what_we_write_decodes_to_the_same(key: ServiceId) -> None:
     pool = TABLE[key]
-    service = wire.attributes(wire.attributes(wire.encode_service(pool.service))[wire.ATTR_SERVICE])
+    service = messages.attributes(messages.attributes(wire.encode_service(pool.service))[wire.ATTR_SERVICE])
     servers = [wire.encode_real_server(server) for server in pool.real_servers.values()]
-    nested = [wire.attributes(wire.attributes(server)[wire.ATTR_DEST]) for server in servers]
+    nested = [messages.attributes(messages.attributes(server)[wire.ATTR_DEST]) for server in servers]
     assert pools_of([(service, nested)]) == {key: Pool(pool.service, pool.real_servers)}
-    identity = wire.attributes(wire.attributes(wire.encode_id(key))[wire.ATTR_SERVICE])
+    identity = messages.attributes(messages.attributes(wire.encode_id(key))[wire.ATTR_SERVICE])
     assert wire.decode_service(identity).id == key
 
 
@@ -184,22 +185,22 @@ WHOLE = bytes.fromhex(RECORDED["listing"]["exchanges"][0]["replies"][0])
 def test_an_answer_cut_anywhere_is_refused() -> None:
     length = struct.unpack_from("=I", WHOLE)[0]
     first = WHOLE[:length]
-    assert len(list(wire.messages(first))) == 1
+    assert len(list(messages.messages(first))) == 1
     for end in range(1, length):
         with pytest.raises(ParseError):
-            list(wire.messages(first[:end]))
+            list(messages.messages(first[:end]))
 
 
 def test_messages_and_attributes_begin_at_multiples_of_four() -> None:
     two = struct.pack("=IHHII5s3x", 21, 28, 0, 1, 0, b"first") + struct.pack("=IHHII", 16, 3, 0, 1, 0)
-    assert list(wire.messages(two)) == [(28, 1, b"first"), (3, 1, b"")]
-    assert wire.attributes(wire.attribute(1, b"first") + wire.attribute(2, b"")) == {1: b"first", 2: b""}
+    assert list(messages.messages(two)) == [(28, 1, b"first"), (3, 1, b"")]
+    assert messages.attributes(messages.attribute(1, b"first") + messages.attribute(2, b"")) == {1: b"first", 2: b""}
 
 
 @given(st.binary(max_size=64))
 def test_attributes_of_any_bytes(data: bytes) -> None:
     try:
-        found = wire.attributes(data)
+        found = messages.attributes(data)
     except ParseError:
         return
     assert sum(4 + len(payload) for payload in found.values()) <= len(data)
@@ -208,17 +209,17 @@ def test_attributes_of_any_bytes(data: bytes) -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: wire.error_code(b"\0"),
-        lambda: wire.error_code(struct.pack("=i", -(2**31))),
-        lambda: wire.error_code(struct.pack("=i", 1)),
-        lambda: wire.attributes(b"\x03\x00\x01\x00"),
-        lambda: wire.attributes(b"\x08\x00\x01\x00"),
-        lambda: wire.attributes(b"\x08\x00"),
-        lambda: list(wire.messages(struct.pack("=IHHII", 15, 2, 0, 0, 0))),
-        lambda: wire.nested({wire.ATTR_DEST: b""}, wire.ATTR_SERVICE),
+        lambda: messages.error_code(b"\0"),
+        lambda: messages.error_code(struct.pack("=i", -(2**31))),
+        lambda: messages.error_code(struct.pack("=i", 1)),
+        lambda: messages.attributes(b"\x03\x00\x01\x00"),
+        lambda: messages.attributes(b"\x08\x00\x01\x00"),
+        lambda: messages.attributes(b"\x08\x00"),
+        lambda: list(messages.messages(struct.pack("=IHHII", 15, 2, 0, 0, 0))),
+        lambda: messages.nested({wire.ATTR_DEST: b""}, wire.ATTR_SERVICE),
         lambda: wire.decode_daemon({wire.DAEMON_TTL: b""}),
         lambda: wire.decode_real_server({wire.DEST_METHOD: struct.pack("=I", 2), wire.DEST_TUN_TYPE: b""}, "ipv4"),
-        lambda: wire.family_id({wire.CTRL_ATTR_FAMILY_ID: b"\0"}),
+        lambda: messages.family_id({messages.CTRL_ATTR_FAMILY_ID: b"\0"}),
         lambda: wire.decode_service({wire.SVC_AF: struct.pack("=H", 7)}),
         lambda: wire.decode_id({wire.SVC_AF: struct.pack("=H", 2), wire.SVC_PROTOCOL: struct.pack("=H", 51)}),
         lambda: wire.decode_real_server({wire.DEST_ADDR: b"\1\2\3"}, "ipv4"),
@@ -267,12 +268,12 @@ def answer(kind: int, sequence: int, body: bytes) -> bytes:
     return struct.pack("=IHHII", 16 + len(body), kind, 0, sequence, 1) + body
 
 
-DONE = answer(wire.NLMSG_DONE, 1, bytes(4))
+DONE = answer(messages.NLMSG_DONE, 1, bytes(4))
 
 
-def opened(monkeypatch: pytest.MonkeyPatch, *answers: bytes | BaseException) -> _netlink.NetlinkSocket:
-    monkeypatch.setattr(_netlink.socket, "socket", Scripted(*answers))
-    return _netlink.NetlinkSocket()
+def opened(monkeypatch: pytest.MonkeyPatch, *answers: bytes | BaseException) -> sockets.GenericSocket:
+    monkeypatch.setattr(sockets.socket, "socket", Scripted(*answers))
+    return sockets.GenericSocket("IPVS", 1)
 
 
 def test_the_family_is_found_in_the_recorded_list(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,7 +291,7 @@ CHANGE = (wire.CMD_NEW_SERVICE, b"")
 
 
 def error(sequence: int, code: int) -> bytes:
-    return answer(wire.NLMSG_ERROR, sequence, struct.pack("=i", -code))
+    return answer(messages.NLMSG_ERROR, sequence, struct.pack("=i", -code))
 
 
 @pytest.mark.parametrize(

@@ -16,14 +16,15 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.lvs.fleet.plugins.module_utils._router import Router as EngineRouter
+from ansible_collections.lvs.fleet.plugins.module_utils._ipvs.machine import IpvsTable
+from ansible_collections.lvs.fleet.plugins.module_utils._marks import machine as marks_machine
 from ansible_collections.lvs.fleet.tests.integration import foreign, oracle
 from ansible_collections.lvs.fleet.tests.integration.child import Child, at_step, die
 from ansible_collections.lvs.fleet.tests.integration.harness import FAMILIES, Namespace, Result, Router, Snapshot
 from ansible_collections.lvs.fleet.tests.integration.shapes import service
 
 KILLS = int(os.environ.get("KILLS") or 16)
-WRITES = {EngineRouter._write_chain.__code__, EngineRouter._write_ipvs.__code__}
+WRITES = {marks_machine.write.__code__, IpvsTable.write.__code__}
 
 
 def traffic(number: int, *ports: int) -> dict[str, Any]:

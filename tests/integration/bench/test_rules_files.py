@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.lvs.fleet.plugins.filter.fleet import ipvs_rules
-from ansible_collections.lvs.fleet.plugins.module_utils._parts import merge
+from ansible_collections.lvs.fleet.plugins.module_utils._boot.parts import merge
 from ansible_collections.lvs.fleet.tests.integration import foreign
 from ansible_collections.lvs.fleet.tests.integration.bench.test_stock_tools import SERVICES
 from ansible_collections.lvs.fleet.tests.integration.harness import Namespace, Router

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 from ansible_collections.lvs.fleet.plugins.filter.fleet import marks
-from ansible_collections.lvs.fleet.plugins.module_utils import _ipvsadm
-from ansible_collections.lvs.fleet.plugins.module_utils._params import ipvs_services, virtual_services
+from ansible_collections.lvs.fleet.plugins.module_utils._declared.params import ipvs_services, virtual_services
+from ansible_collections.lvs.fleet.plugins.module_utils._ipvs import ipvsadm as _ipvsadm
 from ansible_collections.lvs.fleet.tests.integration.bench import test_ipvs_service, test_services
 from ansible_collections.lvs.fleet.tests.integration.harness import FAMILIES, IPTABLES, Namespace, Router
 

@@ -15,7 +15,9 @@ from unittest.mock import patch
 
 import pytest
 
-from ansible_collections.lvs.fleet.plugins.modules import boot_files, ip_objects
+from ansible_collections.lvs.fleet.plugins.module_utils._boot import files as boot_paths
+from ansible_collections.lvs.fleet.plugins.module_utils._boot import machine as boot_machine
+from ansible_collections.lvs.fleet.plugins.module_utils._ip import machine as ip_machine
 from ansible_collections.lvs.fleet.tests.integration.child import Child, at_step, die
 from ansible_collections.lvs.fleet.tests.integration.harness import Result, Router
 from ansible_collections.lvs.fleet.tests.integration.marks.test_ip_objects import OTHERS, state, with_network
@@ -101,8 +103,9 @@ def test_boot_files(router: Router, tmp_path: Path, capsys: pytest.CaptureFixtur
     runs = [partial(router.run, "boot_files", **options) for options in inventories(folder)]
     outcomes: Counter[str] = Counter()
     with (
-        patch.object(boot_files, "UNITS", f"{folder}/system"),
-        patch.object(boot_files, "WANTS", f"{folder}/system/wants"),
+        patch.object(boot_machine, "UNITS", f"{folder}/system"),
+        patch.object(boot_machine, "WANTS", f"{folder}/system/wants"),
+        patch.object(boot_paths, "WANTS", f"{folder}/system/wants"),
     ):
         states = []
         for run in (*runs, runs[0]):
@@ -157,7 +160,7 @@ def test_ip_objects(router: Router, tmp_path: Path, capsys: pytest.CaptureFixtur
     while alive < 2:
         alive = 0
         for side in (1, 0):
-            alive += not killed(step, runs[side], ip_objects.execute, ip_objects.Record.write)
+            alive += not killed(step, runs[side], ip_machine.execute, ip_machine.Record.write)
             there = (state(router), record.read_text())
             assert set(there[1].splitlines()) <= {line for text in texts for line in text.splitlines()}
             outcomes["done" if there == states[side] else "as before" if there == states[1 - side] else "half"] += 1

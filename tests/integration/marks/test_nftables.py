@@ -18,12 +18,12 @@ from unittest.mock import patch
 
 import pytest
 
+from ansible_collections.lvs.fleet.plugins.module_utils._declared.params import virtual_services
 from ansible_collections.lvs.fleet.plugins.module_utils._engine import Outcome, converge
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError
-from ansible_collections.lvs.fleet.plugins.module_utils._iptables import mark_chains
+from ansible_collections.lvs.fleet.plugins.module_utils._marks.iptables import mark_chains
+from ansible_collections.lvs.fleet.plugins.module_utils._marks.nftables import boot_lines
 from ansible_collections.lvs.fleet.plugins.module_utils._model import FAMILIES, IPTABLES, NFTABLES, RouterState
-from ansible_collections.lvs.fleet.plugins.module_utils._nftables import boot_lines
-from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_services
 from ansible_collections.lvs.fleet.plugins.module_utils._plan import marks_target
 from ansible_collections.lvs.fleet.plugins.module_utils._router import Router as Machine
 from ansible_collections.lvs.fleet.tests.integration import foreign

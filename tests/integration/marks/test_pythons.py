@@ -29,13 +29,14 @@ DUAL = {**WEB, "destination": ["192.0.2.10", "2001:db8::10"]}
 SERVICES = [service("web", 80, DUAL, real_servers=[{"address": "10.0.0.11"}, {"address": "2001:db8:0:1::11"}])]
 # So what is said to that kernel is tried by itself, there and back.
 WIRE = f"""
-from ansible_collections.lvs.fleet.plugins.module_utils import _wire as wire
-from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_services
+from ansible_collections.lvs.fleet.plugins.module_utils._netlink import messages
+from ansible_collections.lvs.fleet.plugins.module_utils._ipvs import wire
+from ansible_collections.lvs.fleet.plugins.module_utils._declared.params import virtual_services
 for pool in virtual_services({SERVICES}).pools.values():
-    sent = wire.attributes(wire.attributes(wire.encode_service(pool.service))[wire.ATTR_SERVICE])
+    sent = messages.attributes(messages.attributes(wire.encode_service(pool.service))[wire.ATTR_SERVICE])
     assert wire.decode_service(sent) == pool.service
     for server in pool.real_servers.values():
-        sent = wire.attributes(wire.attributes(wire.encode_real_server(server))[wire.ATTR_DEST])
+        sent = messages.attributes(messages.attributes(wire.encode_real_server(server))[wire.ATTR_DEST])
         assert wire.decode_real_server(sent, pool.service.id.family) == server
 """
 

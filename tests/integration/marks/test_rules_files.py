@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.lvs.fleet.plugins.filter.fleet import marks
-from ansible_collections.lvs.fleet.plugins.module_utils._parts import merge
+from ansible_collections.lvs.fleet.plugins.module_utils._boot.parts import merge
 from ansible_collections.lvs.fleet.tests.integration import foreign
 from ansible_collections.lvs.fleet.tests.integration.harness import FAMILIES, IPTABLES, Namespace, Router
 from ansible_collections.lvs.fleet.tests.integration.shapes import WEB, service

@@ -18,9 +18,10 @@ from unittest.mock import patch
 import pytest
 
 from ansible_collections.lvs.fleet.plugins.module_utils import _router
+from ansible_collections.lvs.fleet.plugins.module_utils._declared.params import virtual_services
 from ansible_collections.lvs.fleet.plugins.module_utils._engine import converge
-from ansible_collections.lvs.fleet.plugins.module_utils._iptables import snat_chains
-from ansible_collections.lvs.fleet.plugins.module_utils._params import virtual_services
+from ansible_collections.lvs.fleet.plugins.module_utils._marks import machine as marks_machine
+from ansible_collections.lvs.fleet.plugins.module_utils._marks.iptables import snat_chains
 from ansible_collections.lvs.fleet.plugins.module_utils._plan import virtual_services_target
 from ansible_collections.lvs.fleet.tests.integration import foreign
 from ansible_collections.lvs.fleet.tests.integration.harness import CHAIN, FAMILIES, IPTABLES, Router, Snapshot
@@ -61,7 +62,7 @@ def test_another_program_holds_the_tables(router: Router, monkeypatch: pytest.Mo
     with open("/run/xtables.lock", "w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with monkeypatch.context() as patience:
-            patience.setattr(_router, "_XTABLES_WAIT", "1")
+            patience.setattr(marks_machine, "_XTABLES_WAIT", "1")
             message = router.fail("iptables_mark", rules=RULES)
         assert "-restore --noflush --wait 1: exit status 4: " in message
         assert "Another app is currently holding the xtables lock. Stopped waiting after 1s." in message

@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 import pytest
 
-from ansible_collections.lvs.fleet.plugins.module_utils import _surroundings
+from ansible_collections.lvs.fleet.plugins.module_utils._way import machine as on_way
 from ansible_collections.lvs.fleet.tests.integration.conftest import VARIANTS, kernel_allows
 from ansible_collections.lvs.fleet.tests.integration.harness import Router
 from ansible_collections.lvs.fleet.tests.integration.traffic import CLIENT, PORTS, SERVER, VIRTUAL, Site
@@ -140,7 +140,7 @@ def forwarding(router: Router) -> Iterator[Site]:
         router.tool("ip", "addr", "add", VIP, "dev", "lo")
     router.run("iptables_mark", rules=RULES)
     # As with IPVS in Kubernetes; else table nat is none of its packets' business.
-    with patch.object(_surroundings, "tracks_ipvs", lambda: True):
+    with patch.object(on_way, "tracks_ipvs", lambda: True):
         yield found
     found.close()
 

@@ -1,0 +1,95 @@
+# Copyright: lvs.fleet contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A service as a person would write it down. PRIVATE to the collection. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import Any, Dict, Iterable, Iterator, Sequence
+
+from .._declared.params import virtual_services
+from .._marks.iptables import merge_ports, port_items
+from .._model import FAMILIES, Declaration, MarkRule, PortRange, family_of
+from .report import shown, virtual_service
+
+Service = Dict[str, Any]
+_SERVER_DEFAULTS = {"weight": 1, "tunnel_type": "ipip"}
+
+
+def shorthand(service: Service) -> Service:
+    """The same service in the fewest words: no default, and one traffic entry where the options have room for it.
+
+    Raises ValidationError if it is none.
+    """
+    declared = virtual_services([service])
+    long = virtual_service(declared.names[0], declared.rules, list(declared.pools.values()))
+    servers = long.pop("real_servers")
+    methods = {server["forward_method"] for server in servers}
+    method = methods.pop() if len(methods) == 1 else "direct"
+    settings = {
+        **long,
+        "traffic": [_plain_protocol(entry) for entry in _traffic(long, declared)],
+        "forward_method": method,
+        "helper": service.get("helper"),
+    }
+    defaults = {"scheduler": "wlc", "forward_method": "direct", "helper": None}
+    ordered = sorted(servers, key=lambda server: (family_of(server["address"]), ip_address(server["address"])))
+    return {
+        **_without(settings, defaults),
+        "real_servers": [_without(server, {**_SERVER_DEFAULTS, "forward_method": method}) for server in ordered],
+    }
+
+
+def _without(settings: Service, defaults: Service) -> Service:
+    return {key: value for key, value in settings.items() if key not in defaults or defaults[key] != value}
+
+
+def _plain_protocol(entry: Service) -> Service:
+    first, *others = entry["protocol"]
+    return entry if others else {**entry, "protocol": first}
+
+
+def _traffic(service: Service, declared: Declaration) -> list[Service]:
+    """The fewest traffic entries that make the rules in their own order, so that deploying them moves none."""
+    for traffic in _shorter(declared.rules):
+        if _orders(virtual_services([{**service, "traffic": traffic}])) == _orders(declared):
+            return traffic
+    return list(service["traffic"])
+
+
+def _orders(declared: Declaration) -> list[list[MarkRule]]:
+    """The rules in their order, which is one for each family: the other family's stand in another chain."""
+    return [[rule for rule in declared.rules if rule.family == family] for family in FAMILIES]
+
+
+def _shorter(rules: Sequence[MarkRule]) -> Iterator[list[Service]]:
+    """Traffic entries for the rules of one mark, the shortest first; the order of their rules may be another."""
+    ports: dict[MarkRule, Sequence[PortRange]] = {}
+    for rule in rules:
+        same = replace(rule, ports=())
+        ports[same] = merge_ports((*ports.get(same, ()), *rule.ports))
+    entries = [_entry(rule, found) for rule, found in ports.items()]
+    by_source = _joined(entries, "source")
+    by_destination = _joined(by_source, "destination")
+    yield _joined(by_destination, "protocol")
+    yield by_destination
+
+
+def _entry(rule: MarkRule, ports: Sequence[PortRange]) -> Service:
+    entry: Service = {"destination": [shown(rule.destination)], "protocol": [rule.protocol]}
+    entry.update({"ports": port_items(ports)} if ports else {})
+    entry.update({"source": [shown(rule.source)]} if rule.source else {})
+    entry.update({"in_interface": rule.in_interface} if rule.in_interface else {})
+    return entry
+
+
+def _joined(entries: Iterable[Service], key: str) -> list[Service]:
+    """Entries that differ in nothing but the values of one key are one."""
+    found: dict[str, Service] = {}
+    for entry in entries:
+        rest = repr({**entry, key: None})
+        there = found.get(rest)
+        found[rest] = {**entry, key: list(dict.fromkeys([*there[key], *entry[key]]))} if there else entry
+    return list(found.values())
