@@ -11,8 +11,12 @@ from ipaddress import ip_network
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
+from ansible.module_utils.parsing.convert_bool import boolean
 
+from ansible_collections.lvs.fleet.plugins.module_utils._boot import router as boot
+from ansible_collections.lvs.fleet.plugins.module_utils._boot.router import UNIT
 from ansible_collections.lvs.fleet.plugins.module_utils._declared.params import services_of, virtual_services
+from ansible_collections.lvs.fleet.plugins.module_utils._declared.role import variable_problems
 from ansible_collections.lvs.fleet.plugins.module_utils._declared.suggestions import did_you_mean
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError, ValidationError
 from ansible_collections.lvs.fleet.plugins.module_utils._ipvs import ipvsadm
@@ -96,24 +100,75 @@ def vip_commands(services: Any, interface: str = "", table: int = 0) -> list[str
 
 def router(
     services: Any,
-    vip_interface: str = "",
-    vip_table: int = 0,
+    vip_interface: Any = "",
+    vip_table: Any = 0,
     path: str = "lvs_services",
     marking: str = IPTABLES,
+    persistence: str = UNIT,
+    max_removals: Any = 50,
+    conntrack: Any = False,
+    conn_reuse_mode: Any = 1,
+    expire_nodest_conn: Any = False,
+    expire_quiescent_template: Any = False,
 ) -> dict[str, Any]:
-    """All of the above at once. The services are read from the inventory and checked only once, which takes longest."""
+    """All of the above at once, and what the settings of the role make of it.
+
+    The services are read from the inventory and checked only once, which takes longest.
+    """
+    wrong = variable_problems(
+        {
+            "vip_interface": vip_interface,
+            "vip_table": vip_table,
+            "marking": marking,
+            "persistence": persistence,
+            "max_removals": max_removals,
+            "conn_reuse_mode": conn_reuse_mode,
+        }
+    )
     try:
         declared = replace(virtual_services(services, path), marking=marking)
     except ValidationError as error:
-        return {"problems": list(error.problems)}
+        return {"problems": list(error.problems), "variable_problems": wrong}
+    of_ipvs = {
+        "conntrack": int(boolean(conntrack)),
+        "conn_reuse_mode": conn_reuse_mode,
+        "expire_nodest_conn": int(boolean(expire_nodest_conn)),
+        "expire_quiescent_template": int(boolean(expire_quiescent_template)),
+    }
+    masqueraded = _masqueraded(declared)
     return {
         "problems": [],
+        "variable_problems": wrong,
+        "marking": marking,
+        "persistence": persistence,
+        "commands": boot.commands(marking),
+        "sysctls": {} if wrong else boot.sysctls(masqueraded, vip_interface, of_ipvs),
+        "paths": list(boot.PATHS),
         "kernel_modules": _kernel_modules(declared),
-        "masqueraded": _masqueraded(declared),
+        "masqueraded": masqueraded,
         "marks": {family: _marks(declared, family) for family in FAMILIES},
         "nftables_marks": _nftables_marks(declared),
         "ipvs_rules": _ipvs_rules(declared),
-        "vip_commands": _vip_commands(declared, vip_interface, vip_table),
+        "vip_commands": [] if wrong else _vip_commands(declared, vip_interface, int(vip_table)),
+    }
+
+
+def setup(
+    needs: Mapping[str, Any], machine: Mapping[str, Any], families: Mapping[str, Any], texts: Mapping[str, str]
+) -> dict[str, Any]:
+    """What a machine lacks to be a router with these needs, and its boot files; or what keeps it from being one."""
+    problems = boot.obstacles(needs, machine, families)
+    if problems:
+        return {"obstacles": problems}
+    family = families[machine["os_family"]]
+    lacking = boot.missing(needs, machine)
+    return {
+        "obstacles": [],
+        "packages": [*family["packages"], *(["nftables"] if needs["marking"] == NFTABLES else [])],
+        "missing": lacking,
+        "lacks_something": bool(machine["missing_commands"]) or any(lacking.values()),
+        "shared_files": boot.shared_files(needs, family),
+        **boot.kept(needs, family, texts),
     }
 
 
@@ -206,6 +261,7 @@ class FilterModule:
             "vips": vips,
             "vip_commands": vip_commands,
             "router": router,
+            "setup": setup,
             "real_server": real_server,
             "mss_rules": mss_rules,
         }

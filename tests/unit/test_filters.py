@@ -161,13 +161,30 @@ def test_vip_commands() -> None:
 
 @pytest.mark.parametrize("services", [SERVICES, FTP, []])
 def test_router_is_all_others_at_once(services: list[dict[str, Any]]) -> None:
-    assert FILTERS["router"](services, "eth0", 100) == {
+    found = FILTERS["router"](services, "eth0", 100)
+    alone = {
         **{name: FILTERS[name](services) for name in ("problems", "kernel_modules", "masqueraded", "ipvs_rules")},
         "marks": {family: FILTERS["marks"](services, family) for family in ("ipv4", "ipv6")},
         "vip_commands": FILTERS["vip_commands"](services, "eth0", 100),
         "nftables_marks": "",
     }
+    assert found == {**found, **alone}
     assert FILTERS["router"](services)["vip_commands"] == []
+
+
+def test_setup_joins_needs_and_machine() -> None:
+    needs = FILTERS["router"](SERVICES, marking="nftables")
+    families = {"Debian": {"packages": ["ipvsadm"], "restoring_units": [], "shared_files": [], "drop_ins": [],
+                           "removing_units": {}}}  # fmt: skip
+    texts = dict.fromkeys(("lvs-restore", "lvs-restore.service", "lvs-vips.service"), "text\n")
+    settings = {name: str(value) for name, value in needs["sysctls"].items()}
+    machine = {"os_family": "Debian", "missing_commands": [], "flushing_units": [], "paths": [], "settings": settings}
+    found = FILTERS["setup"](needs, machine, families, texts)
+    assert (found["obstacles"], found["packages"], found["lacks_something"]) == ([], ["ipvsadm", "nftables"], False)
+    for lack in ({"missing_commands": ["nft"]}, {"settings": {}}):
+        assert FILTERS["setup"](needs, {**machine, **lack}, families, texts)["lacks_something"]
+    other = FILTERS["setup"](needs, {**machine, "os_family": "other"}, families, texts)
+    assert list(other) == ["obstacles"] and "names another one: other" in other["obstacles"][0]
 
 
 @pytest.mark.parametrize("services", [SERVICES, FTP, []])
@@ -177,7 +194,9 @@ def test_router_with_marks_by_nftables(services: list[dict[str, Any]]) -> None:
     lines = needs.pop("nftables_marks").splitlines()
     marks = needs.pop("marks")
     by_iptables = FILTERS["router"](services, "eth0", 100)
-    assert needs == {key: value for key, value in by_iptables.items() if key not in ("nftables_marks", "marks")}
+    differing = {"marking": "nftables", "commands": [*by_iptables["commands"], "nft"]}
+    assert {**needs, **differing} == needs
+    assert {**by_iptables, **differing} == {**needs, "nftables_marks": "", "marks": by_iptables["marks"]}
     for family in ("ipv4", "ipv6"):
         assert "LVS-MARK" not in marks[family]
         assert ("LVS-SNAT" in marks[family]) == (services is FTP and family == "ipv4")
@@ -191,7 +210,9 @@ def test_router_with_marks_by_nftables(services: list[dict[str, Any]]) -> None:
 
 
 def test_of_broken_services_router_returns_the_problems() -> None:
-    assert FILTERS["router"](BROKEN, path="mine") == {"problems": FILTERS["problems"](BROKEN, "mine")}
+    found = FILTERS["router"](BROKEN, path="mine", max_removals=101)
+    assert found["problems"] == FILTERS["problems"](BROKEN, "mine") and len(found["variable_problems"]) == 1
+    assert set(found) == {"problems", "variable_problems"}
 
 
 def test_an_unknown_family_is_refused() -> None:

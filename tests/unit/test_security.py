@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import yaml
 from ansible_collections.lvs.fleet.plugins.module_utils import _host
 from ansible_collections.lvs.fleet.plugins.module_utils._ip import machine as ip_machine
 from ansible_collections.lvs.fleet.plugins.modules import boot_files
+from ansible_collections.lvs.fleet.tests.unit.test_role import FAMILIES, kept
 
 TOP = Path(__file__).parents[2]
 PLUGINS = sorted((TOP / "plugins").rglob("*.py"))
@@ -45,10 +47,16 @@ def files_in(value: Any) -> Iterator[dict[str, str]]:
             yield from files_in(inner)
 
 
+def files_of_routers() -> Iterator[dict[str, str]]:
+    """Those of every family of distributions, by every way in which services come back."""
+    for family, way in product(FAMILIES, ({}, {"marking": "nftables"}, {"persistence": "distribution"})):
+        yield from kept(family, vip_interface="lo", **way)["files"]
+
+
 def written(shared: bool) -> dict[str, str]:
-    """The modes of files in the roles, by path: those in which only a part is ours, or the others."""
-    variables = [yaml.safe_load(path.read_text()) for path in (TOP / "roles").glob("*/vars/*.yml")]
-    files = [file for found in variables for file in files_in(found) if ("part" in file) is shared]
+    """The modes of files of the roles, by path: those in which only a part is ours, or the others."""
+    variables = yaml.safe_load((TOP / "roles/lvs_real_server/vars/main.yml").read_text())
+    files = [file for file in (*files_in(variables), *files_of_routers()) if ("part" in file) is shared]
     return {file["path"]: file.get("mode", DEFAULT_MODE) for file in files}
 
 
