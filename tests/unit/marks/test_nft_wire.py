@@ -19,7 +19,7 @@ from ansible_collections.lvs.fleet.plugins.module_utils._marks import nft_wire a
 from ansible_collections.lvs.fleet.plugins.module_utils._netlink import machine as sockets
 from ansible_collections.lvs.fleet.plugins.module_utils._netlink import messages
 from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel
-from ansible_collections.lvs.fleet.tests.unit.test_wire import DONE, Scripted, answer, error
+from ansible_collections.lvs.fleet.tests.unit.ipvs.test_wire import DONE, Scripted, answer, error
 
 
 def expression(name: str, **numbers: int) -> bytes:

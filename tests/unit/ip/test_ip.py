@@ -17,7 +17,7 @@ from ansible_collections.lvs.fleet.plugins.module_utils._errors import ParseErro
 from ansible_collections.lvs.fleet.plugins.module_utils._ip.objects import IpObject, plan, text_of
 from ansible_collections.lvs.fleet.plugins.module_utils._ip.words import ip_object, ip_objects, queries
 
-RECORDED: dict[str, Any] = json.loads((Path(__file__).parent / "fixtures/ip.json").read_text())
+RECORDED: dict[str, Any] = json.loads((Path(__file__).parents[1] / "fixtures/ip.json").read_text())
 # All that was made by these commands before the recording, next to much that these are not.
 OURS = """\
 address add 192.0.2.10/32 dev eth0

@@ -13,7 +13,7 @@ import pytest
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import ParseError
 from ansible_collections.lvs.fleet.plugins.module_utils._way.nft import hooks, native_tables
 from ansible_collections.lvs.fleet.plugins.module_utils._way.troubles import marks_given
-from ansible_collections.lvs.fleet.tests.unit.test_way import short, told
+from ansible_collections.lvs.fleet.tests.unit.way.test_way import short, told
 
 MARK, CT_MARK = {"meta": {"key": "mark"}}, {"ct": {"key": "mark"}}
 TO_9 = {"mangle": {"key": MARK, "value": 9}}

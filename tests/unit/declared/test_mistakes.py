@@ -27,8 +27,8 @@ from ansible_collections.lvs.fleet.plugins.modules import (
 from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel
 from ansible_collections.lvs.fleet.tests.unit.running import run_module
 
-TOP = Path(__file__).parents[2]
-FIXTURES = Path(__file__).parent / "fixtures"
+TOP = Path(__file__).parents[3]
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 WEB = {
     "name": "web",
     "fwmark": 80,
