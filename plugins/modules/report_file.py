@@ -47,7 +47,7 @@ RETURN = r""" # """
 
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError
 from ansible_collections.lvs.fleet.plugins.module_utils._module import Module
-from ansible_collections.lvs.fleet.plugins.module_utils._report.machine import write_report
+from ansible_collections.lvs.fleet.plugins.module_utils._report_file import write_report
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ MODULE_UTILS = {
 # The file of a room that touches the machine; and what joins the rooms, with the commands and files of the machine, and
 # Ansible.
 EDGE = "machine"
-JOINING = {"_engine", "_host", "_module", "_router", "_survey"}
+JOINING = {"_engine", "_host", "_module", "_report_file", "_router", "_survey"}
 PURE = {name for name in MODULE_UTILS if name not in JOINING and not name.endswith(f".{EDGE}")}
 # What all speak of.
 WORDS = {"_errors", "_model", "_text"}

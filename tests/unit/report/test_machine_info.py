@@ -95,5 +95,5 @@ def test_what_cannot_be_read_is_an_error(monkeypatch: pytest.MonkeyPatch) -> Non
         assert list(arguments) == list(given.values())
         raise PermissionError("not for you")
 
-    monkeypatch.setattr(machine_info, "survey", refuse)
+    monkeypatch.setattr(machine_info, "facts", refuse)
     assert run_module(machine_info, FakeKernel(), check=True, **given)["msg"] == "not for you"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import ValidationError
-from ansible_collections.lvs.fleet.plugins.module_utils._report.machine import write_report
+from ansible_collections.lvs.fleet.plugins.module_utils._report_file import write_report
 
 
 def test_check_run_check_run(tmp_path: Path) -> None:
