@@ -28,6 +28,8 @@ ln -s "/usr/lib/uml/modules/$(uname -r)" /lib/modules/
 
 mount --bind "$state/alternatives" /etc/alternatives
 hostname bench
+# Or each network namespace made after a test of tunnels would have a tunl0, which is an interface like any other.
+echo 1 >/proc/sys/net/core/fb_tunnels_only_for_init_net
 # Loaded on any usual machine; loopback has ::1 only when it comes up after that.
 modprobe ipv6
 ip link set lo up
