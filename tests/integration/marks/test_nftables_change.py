@@ -288,7 +288,7 @@ def test_an_element_of_somebody_else_on_a_key_stays_and_the_service_has_its_pack
     assert not mark(router, services, NFTABLES).operations
     marks_are(flow, {80: 7, 81: 7, 82: 7, 75: 9, 53: 6})
     for element in theirs:
-        router.tool("nft", f"delete element ip lvs-mark {element.split(' : ')[0]} }}")
+        router.tool("nft", f"delete element ip lvs-mark {element.partition(' : ')[0]} }}")
     assert mark(router, services, NFTABLES).operations
     assert "lvs:web" not in router.tool("nft", "list", "chain", "ip", "lvs-mark", "conditional")
     marks_are(flow, {80: 7, 81: 7, 82: 7, 75: 0, 53: 6})
