@@ -27,8 +27,8 @@ step := @tests/tools/step
 
 # What is tried on the newer Debian as well, in a few minutes: tests that look at what its kernel and its tools say.
 newer_ipvs := $(patsubst %,tests/integration/bench/test_%.py,\
-	loading stock_tools ipvs_service services rules_files traffic failures info)
-newer_marks := $(patsubst %,tests/integration/marks/test_%.py,input marks nftables rules_files surroundings)
+	loading stock_tools ipvs_service services info)
+newer_marks := $(patsubst %,tests/integration/marks/test_%.py,marks nftables surroundings)
 
 .PHONY: help
 help: ## this list
