@@ -341,6 +341,13 @@ def _wait_for(descriptor: int, timeout: int, path: str) -> str:
         time.sleep(_POLL_SECONDS)
 
 
+def wait(seconds: float) -> float:
+    """Wait; how long that was, by a clock that nobody sets."""
+    begin = time.monotonic()
+    time.sleep(seconds)
+    return time.monotonic() - begin if seconds else 0
+
+
 def _ourselves() -> str:
     """Process id, module, and when it began to write, for those who wait for us. Ansible sets argv to the module."""
     program = os.path.basename(sys.argv[0]).partition(".")[0] or "python"

@@ -33,6 +33,7 @@ from ._report import adopt as adoption
 from ._report import conflicts as conflict
 from ._report import machine as surroundings
 from ._report import report
+from ._report.pools import pools
 from ._text import printable
 from ._way import machine as on_way
 from ._way import troubles as trouble
@@ -140,14 +141,18 @@ def on_their_way(state: RouterState, rules: Rules, local: set[str]) -> list[dict
     return found
 
 
-def survey() -> dict[str, Any]:
+def survey(rate_interval: int = 0) -> dict[str, Any]:
+    """All of it. With an interval in seconds, how much the counters grow in that time as well."""
     host.expect_root()
     with closing(IpvsTable()) as table:
+        before = report.counters_of(table.entries()) if rate_interval else []
+        seconds = host.wait(rate_interval)
         entries = list(table.entries())
         timeouts, daemons = table.timeouts(), table.daemons()
     rules = read_rules()
     state = RouterState(rules.chains, pools_of(entries))
     services, undeclarable = report.services(state)
+    counters = report.counters_of(entries)
     policies, misrouted, local = routing(state)
     controllers, daemon = surroundings.programs()
     adoptable, not_adoptable = adoption.adoptable(state, rules.tables, rules.given, services)
@@ -166,7 +171,8 @@ def survey() -> dict[str, Any]:
         "services": services,
         "rules": report.rules(state),
         "ipvs_services": report.ipvs_services(state),
-        "counters": report.counters_of(entries),
+        "pools": pools(state, counters, before, seconds),
+        "counters": counters,
         "timeouts": timeouts,
         "daemons": daemons,
         "foreign_rules": foreign(rules),

@@ -22,7 +22,14 @@ attributes:
     details: There is nothing to change.
 notes:
   - Needs root, and on the router nothing but Python 3.8 or later and C(ip).
-options: {}
+options:
+  rate_interval:
+    description:
+      - How many seconds there are between two looks at the counters, from which the rates in RV(pools) come. With V(0)
+        there is one look, and no rates.
+      - The kernel brings its counters up to date every two seconds, so a rate over 10 seconds is right to a fifth.
+    type: int
+    default: 0
 author:
   - lvs.fleet contributors (@lvs-fleet)
 seealso:
@@ -35,6 +42,15 @@ EXAMPLES = r"""
 - name: Read the router
   lvs.fleet.lvs_info:
   register: router
+
+- name: Read the router twice within 10 seconds
+  lvs.fleet.lvs_info:
+    rate_interval: 10
+  register: router
+
+- name: Name the real servers that get no new connections
+  ansible.builtin.debug:
+    msg: "{{ router.pools | selectattr('weight', 'equalto', 0) | map(attribute='address') | unique }}"
 
 - name: Stop when something does not fit together
   ansible.builtin.assert:
@@ -84,6 +100,136 @@ ipvs_services:
       persistence_timeout: 300
       real_servers:
         - {address: 10.0.0.11, port: 0, weight: 10, forward_method: direct}
+pools:
+  description:
+    - Every real server of the whole IPVS table, whoever made it, as one flat list that needs no joining. A service
+      without real servers is in RV(ipvs_services) alone.
+    - All keys are in every entry. What does not apply is V(0), or null.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: The name of the service, from a rule of ours that gives its mark; null if none does.
+      type: str
+      returned: success
+      sample: web
+    fwmark:
+      description: The mark of the service; V(0) of a service by address.
+      type: int
+      returned: success
+      sample: 80
+    protocol:
+      description: The protocol of a service by address; null of one by mark.
+      type: str
+      returned: success
+      sample: null
+    virtual_address:
+      description: The address of a service by address; null of one by mark.
+      type: str
+      returned: success
+      sample: null
+    virtual_port:
+      description: The port of a service by address; V(0) of one by mark.
+      type: int
+      returned: success
+      sample: 0
+    family:
+      description: V(ipv4) or V(ipv6), the family of the service.
+      type: str
+      returned: success
+      sample: ipv4
+    address:
+      description: The address of the real server.
+      type: str
+      returned: success
+      sample: 10.0.0.11
+    port:
+      description: The port of the real server; V(0) if packets keep theirs.
+      type: int
+      returned: success
+      sample: 0
+    weight:
+      description: Its weight as the kernel has it now.
+      type: int
+      returned: success
+      sample: 0
+    declared_weight:
+      description: Its weight as it was declared; null where the router has no record of that.
+      type: int
+      returned: success
+      sample: null
+    maintenance:
+      description: Why it is out of service; null where the router has no record of that.
+      type: list
+      elements: dict
+      returned: success
+      sample: null
+    forward_method:
+      description: V(direct), V(masquerade), V(tunnel), or what else the kernel has.
+      type: str
+      returned: success
+      sample: direct
+    upper_threshold:
+      description: With so many connections it is full; V(0) is never.
+      type: int
+      returned: success
+      sample: 100
+    lower_threshold:
+      description: Below so many connections it is no longer full.
+      type: int
+      returned: success
+      sample: 75
+    active_connections:
+      description: Open TCP and SCTP connections. Those that a sync daemon has taken over count as well.
+      type: int
+      returned: success
+      sample: 41
+    inactive_connections:
+      description: Connections that are being closed, and all of UDP.
+      type: int
+      returned: success
+      sample: 6
+    persistent_connections:
+      description: Templates of clients that would come back to this server.
+      type: int
+      returned: success
+      sample: 88
+    connections:
+      description: How many connections it has got since it was added.
+      type: int
+      returned: success
+      sample: 41207
+    in_packets:
+      description: Packets of clients since then.
+      type: int
+      returned: success
+      sample: 329656
+    out_packets:
+      description: Packets of the server that came back through the router.
+      type: int
+      returned: success
+      sample: 0
+    in_bytes:
+      description: Bytes of clients.
+      type: int
+      returned: success
+      sample: 25383512
+    out_bytes:
+      description: Bytes of the server that came back through the router.
+      type: int
+      returned: success
+      sample: 0
+    connections_per_second:
+      description: New connections in each second of O(rate_interval); null without it.
+      type: float
+      returned: success
+      sample: 96.4
+    in_packets_per_second:
+      description: Packets of clients in each second of O(rate_interval); null without it.
+      type: float
+      returned: success
+      sample: 771.2
 counters:
   description:
     - What the kernel counted for each IPVS service and each of its real servers since they were added.
@@ -235,13 +381,19 @@ from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError
 from ansible_collections.lvs.fleet.plugins.module_utils._module import Module
 from ansible_collections.lvs.fleet.plugins.module_utils._survey import survey
 
+# Nobody waits longer for an answer, and a connection to the router might not last as long.
+LONGEST_INTERVAL = 300
+
 
 def main() -> None:
     # Thousands of values and hardly a cycle among them: looking for cycles would take a fifth of the time.
     gc.disable()
-    module = Module(argument_spec={}, supports_check_mode=True)
+    module = Module(argument_spec={"rate_interval": {"type": "int", "default": 0}}, supports_check_mode=True)
+    interval = module.params["rate_interval"]
+    if not 0 <= interval <= LONGEST_INTERVAL:
+        module.fail_json(msg=f"rate_interval: {interval} is not between 0 and {LONGEST_INTERVAL} seconds")
     try:
-        result = survey()
+        result = survey(interval)
     except (LvsError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=False, **result)

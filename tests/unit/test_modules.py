@@ -319,6 +319,7 @@ def test_info_of_an_empty_router() -> None:
         "services": [],
         "rules": [],
         "ipvs_services": [],
+        "pools": [],
         "counters": [],
         "timeouts": {},
         "daemons": [],
@@ -483,6 +484,8 @@ def test_info_tells_about_any_router(state: Any) -> None:
     kernel = kernel_with(state)
     told = info(kernel)
     assert len(told["ipvs_services"]) == len(told["counters"]) == len(state.pools)
+    servers = sum(len(pool.real_servers) for pool in state.pools.values())
+    assert len(told["pools"]) == servers and len({frozenset(entry) for entry in told["pools"]}) <= 1
     assert run_module(ipvs_service, kernel, services=told["ipvs_services"], purge=True)["operations"] == []
     for module, options in ((lvs_service, {"services": told["services"]}), (iptables_mark, {"rules": told["rules"]})):
         assert "failed" not in run_module(module, kernel, check=True, **options)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.lvs.fleet.plugins.module_utils import _host
 from ansible_collections.lvs.fleet.tests.integration.harness import Router
 from ansible_collections.lvs.fleet.tests.integration.shapes import service
 from ansible_collections.lvs.fleet.tests.integration.traffic import CLIENT, CLIENTS, PORTS, SERVER, VIRTUAL, Site
@@ -121,7 +122,9 @@ def test_masquerade(site: Quiet, family: int) -> None:
         assert {number} == met[CLIENTS[0]]
 
         connections = len(CLIENTS) * len(PORTS) + 1 + len(PORTS)
-        servers = counted(router, family, connections)["real_servers"]
+        service = counted(router, family, connections)
+        servers = service["real_servers"]
+        assert in_pools(router, service["family"]) == servers
         assert sum(server["connections"] for server in servers) == connections
         assert all(server["connections"] and server["in_packets"] for server in servers)
         assert [server["active_connections"] for server in servers if server["active_connections"]] == [1]
@@ -175,6 +178,35 @@ def counted(router: Router, family: int, connections: int) -> dict[str, Any]:
             return told
         time.sleep(0.2)
     pytest.fail(f"not {connections} connections: {told}, {numbers}")
+
+
+def in_pools(router: Router, family: str) -> list[dict[str, Any]]:
+    """The same numbers as the flat list has them."""
+    told = [entry for entry in router.run("lvs_info")["pools"] if entry["family"] == family]
+    assert {(entry["name"], entry["fwmark"]) for entry in told} == {("web", 80)}
+    [first, *_rest] = router.run("lvs_info")["counters"]
+    return [{key: entry[key] for key in first["real_servers"][0]} for entry in told]
+
+
+def test_rates(site: Quiet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connections between two looks, for each of the seconds between them."""
+    router = site.router
+    router.run("lvs_service", services=[web(0)])
+    assert {entry["connections_per_second"] for entry in router.run("lvs_info")["pools"]} == {None}
+    site.serve(socket.AF_INET, CLIENTS[1], PORTS[0])
+    counted(router, socket.AF_INET, 1)
+
+    def wait(seconds: float) -> float:
+        if seconds:
+            for port in PORTS:
+                site.serve(socket.AF_INET, CLIENTS[0], port)
+            counted(router, socket.AF_INET, 1 + len(PORTS))
+        return seconds
+
+    monkeypatch.setattr(_host, "wait", wait)
+    told = [entry for entry in router.run("lvs_info", rate_interval=10)["pools"] if entry["family"] == "ipv4"]
+    assert sum(entry["connections_per_second"] for entry in told) == pytest.approx(len(PORTS) / 10)
+    assert sum(entry["in_packets_per_second"] for entry in told) >= 3 * len(PORTS) / 10
 
 
 def test_counters_of_rules(site: Quiet) -> None:
