@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleFilterError
 
-from ansible_collections.lvs.fleet.plugins.filter import fleet, report, trust
+from ansible_collections.lvs.fleet.plugins.filter import fleet, report, status, trust
 from ansible_collections.lvs.fleet.plugins.module_utils._ip.words import ip_objects
 
 FILTERS = fleet.FilterModule().filters()
@@ -222,4 +222,4 @@ def test_an_unknown_family_is_refused() -> None:
 
 def test_every_filter_is_documented_under_its_name() -> None:
     documented = {path.stem for path in (Path(__file__).parents[2] / "plugins/filter").glob("*.yml")}
-    assert documented == {name for file in (fleet, report, trust) for name in file.FilterModule().filters()}
+    assert documented == {name for file in (fleet, report, status, trust) for name in file.FilterModule().filters()}

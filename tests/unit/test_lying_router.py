@@ -23,9 +23,11 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.vars.manager import VariableManager
 
 from ansible_collections.lvs.fleet.plugins.filter.report import audit, audit_lines
+from ansible_collections.lvs.fleet.plugins.filter.status import status, status_lines, status_page, status_query
 from ansible_collections.lvs.fleet.plugins.filter.trust import adopted
 from ansible_collections.lvs.fleet.plugins.module_utils._declared.params import virtual_services
 from ansible_collections.lvs.fleet.plugins.module_utils._report.shorthand import shorthand
+from ansible_collections.lvs.fleet.tests.unit.fleets import NOW, SMALL, answer, small
 
 TOP = Path(__file__).parents[2]
 # What runs if anything that a router says is ever a template. The word is a path, and is put in by each test.
@@ -195,6 +197,36 @@ def test_a_change_that_nothing_tells_of_is_no_silence() -> None:
         assert found["status"] == "failed" and found["message"].startswith("its answers are not understood")
 
 
+def texts(value: Any) -> Iterator[str]:
+    """All texts in a value, keys as well."""
+    if isinstance(value, str):
+        yield value
+    for item in (*value, *value.values()) if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from texts(item)
+
+
+ONE = answer(SMALL[:1], [{"kind": "jump", "message": "the ipv4 chain LVS-MARK is not entered"}])
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_showing_lies(lie: str) -> None:
+    """An honest router is shown as it is, and a lie stays a text, in lines, in answers and in the page."""
+    honest = status(["router2"], {"router2": {"lvs_found": ONE}}, NOW, 10)["routers"][0]
+    for place in places(ONE):
+        told = {"router1": {"lvs_found": with_lie(ONE, place, LIES[lie])}, "router2": {"lvs_found": ONE}}
+        found = status(told, told, NOW, 10)
+        shown = found["routers"][1]
+        assert {key: shown[key] for key in ("name", "state", "role", "addresses")} == {
+            key: honest[key] for key in ("name", "state", "role", "addresses")
+        }
+        assert all(map(is_plain, texts(found))), place
+        lines = status_lines(json.loads(json.dumps(found)))
+        assert all(map(is_plain, lines)) and all(len(line) < 3000 for line in lines), place
+        asked = status_query(told, told, "pools[].[router,name,address]")
+        assert all(map(is_plain, texts(asked))) and ["router2", "web", "10.0.0.11"] in asked
+    assert not re.search(r"\{[{%#]|#jinja2:", status_page(found))
+
+
 # -- what the playbooks make of it --------------------------------------------------------------------------------
 
 # In place of Python on the router. It answers every module in words that were laid down for it, and runs none.
@@ -242,8 +274,8 @@ class Fleet:
         home.mkdir(parents=True)
         (home / "python").write_text(LIAR)
         (home / "python").chmod(0o755)
-        for module, answer in {**ANSWERS, **answers}.items():
-            text = json.dumps(answer).replace("CANARY", str(self.canary))
+        for module, told in {**ANSWERS, **answers}.items():
+            text = json.dumps(told).replace("CANARY", str(self.canary))
             (home / f"{module}.json").write_text(text)
         self.hosts.append(name)
 
@@ -290,7 +322,8 @@ FACTS = {
     "ansible_facts": {
         "adopt_dir": "CANARY", "adopt_overwrite": True, "inventory_dir": "CANARY", "audit_report": "CANARY",
         "lvs_adopt_folder": "CANARY", "lvs_audit_file": "CANARY", "role_path": "CANARY", "playbook_dir": "CANARY",
-        "target": "CANARY", "inventory_hostname": "../CANARY",
+        "target": "CANARY", "inventory_hostname": "../CANARY", "status_page": "CANARY", "query": "lvs_found",
+        "lvs_status_file": "CANARY", "lvs_status_query": "CANARY",
     },
 }  # fmt: skip
 
@@ -437,3 +470,49 @@ def test_real_servers(fleet: Fleet) -> None:
     found = summary_of(fleet.play("lvs.fleet.real_servers", "-e", words, services=[service]), fleet)
     assert [*found] == ["fails: failed", "lines: changed", "link: changed", "types: failed"]
     assert len(found["lines: changed"]) == len(WORDS) + 1
+
+
+def shown_by(run: subprocess.CompletedProcess[str]) -> Any:
+    """What the last task of a playbook shows."""
+    assert all(char.isprintable() or char == "\n" for char in run.stdout)
+    said = re.findall(r'^    "msg": ((?:\[\n.*?\n    \]|\[\]|.*?))$', run.stdout, re.MULTILINE | re.DOTALL)
+    assert said, run.stdout + run.stderr
+    return json.loads(said[-1])
+
+
+def add_liars(fleet: Fleet) -> None:
+    for lie in ("expression", "another-template", "escape", "mapping"):
+        services = [{**SMALL[0], "name": LIES[lie], "scheduler": LIES[lie]}]
+        problems = [{"kind": LIES[lie], "message": LIES[lie]}]
+        fleet.add(lie, {"lvs_info": {**answer(services, problems), **FACTS}})
+    fleet.add("fails", {"lvs_info": {"failed": True, "msg": LIES["expression"]}})
+    fleet.add("honest", {"lvs_info": small()["router1"]})
+
+
+def test_status(fleet: Fleet) -> None:
+    add_liars(fleet)
+    run = fleet.play("lvs.fleet.status", "-e", "status_page=fleet.html", "-e", "rate_interval=0")
+    assert run.returncode == 0 and fleet.files() == {"inventory/hosts.yml", "fleet.html"}, run.stdout + run.stderr
+    lines = shown_by(run)
+    assert lines[0].startswith("6 routers, 5 services, ") and all(map(is_plain, lines))
+    assert "failed: fails: { { lookup('pipe', 'touch " in "\n".join(lines)
+    page = (fleet.folder / "fleet.html").read_text()
+    assert "honest" in page and not re.search(r"\{[{%#]|#jinja2:", page)
+    assert (fleet.folder / "fleet.html").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_question_to_liars(fleet: Fleet) -> None:
+    add_liars(fleet)
+    run = fleet.play("lvs.fleet.status", "-e", "query=pools[?address=='10.0.0.11'].[router,name]")
+    assert run.returncode == 0 and fleet.files() == {"inventory/hosts.yml"}, run.stdout + run.stderr
+    answered = dict(shown_by(run))
+    assert answered.keys() == {"another-template", "escape", "expression", "honest", "mapping"}
+    assert answered["honest"] == "web" and all(map(is_plain, answered.values()))
+
+
+def test_a_page_at_a_place_that_is_no_file(fleet: Fleet) -> None:
+    fleet.add("router1", {"lvs_info": small()["router1"]})
+    (fleet.folder / "kept").write_text("kept\n")
+    (fleet.folder / "link").symlink_to("kept")
+    run = fleet.play("lvs.fleet.status", "-e", "status_page=link")
+    assert run.returncode == 2 and (fleet.folder / "kept").read_text() == "kept\n", run.stdout
