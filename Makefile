@@ -40,7 +40,7 @@ demo: $(ready) ## the product at work on a fleet of virtual routers
 
 .PHONY: test
 test: $(ready) ## all of the following up to molecule; molecule and fresh beside the others
-	$(step) test tests/tools/lanes 'lint build sanity unit integration' 'molecule fresh'
+	$(step) test tests/tools/lanes 'lint build sanity unit browser integration' 'molecule fresh'
 
 .PHONY: lint
 lint: $(ready) ## style, types, shell, licence headers, sandboxes, documentation, changelog, execution environment
@@ -68,6 +68,11 @@ sanity: $(ready) ## ansible-test sanity, on every Python from 3.8 on that is her
 .PHONY: unit
 unit: $(ready) ## the pure core and the modules on a fake kernel
 	$(step) unit pytest -q --cov=plugins --cov-report=term $(or $(UNIT),tests/unit)
+
+.PHONY: browser
+browser: $(ready) ## the page of lvs.fleet.status in a browser; SCREENSHOTS=docs/images keeps pictures of it there
+	@tests/tools/need chromium fonts-dejavu-core >/dev/null
+	$(step) browser env SCREENSHOTS=$(SCREENSHOTS) pytest -q $(or $(BROWSER),tests/browser)
 
 .PHONY: integration
 ifdef RELEASE

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 NOW = "2026-11-25T09:32:07Z"
@@ -37,23 +37,37 @@ def answer(services: Sequence[dict[str, Any]], problems: Sequence[dict[str, Any]
     return {
         "changed": False,
         "pools": [entry(service, one) for service in services for one in service["servers"]],
-        "ipvs_services": [
-            {"fwmark": service["fwmark"], "family": family, "scheduler": service["scheduler"],
-             "persistence_timeout": service.get("persistence_timeout", 0),
-             "real_servers": [
-                 {"address": one["address"], "port": 0, "weight": one["weight"], "forward_method": "direct"}
-                 for one in service["servers"] if (":" in one["address"]) == (family == "ipv6")
-             ]}
-            for service in services for family in ("ipv4", "ipv6")
-            if family == "ipv4" or any(":" in one["address"] for one in service["servers"])
-        ],
+        "ipvs_services": [half for service in services for half in halves(service)],
         "rules": [
-            {"name": service["name"], "mark": service["fwmark"], "mask": 2**32 - 1,
-             "destination": service["destination"], "protocol": [protocol], "ports": ports}
-            for service in services for protocol, ports in service["traffic"]
+            {
+                "name": service["name"],
+                "mark": service["fwmark"],
+                "mask": 2**32 - 1,
+                "destination": service["destination"],
+                "protocol": [protocol],
+                "ports": ports,
+            }
+            for service in services
+            for protocol, ports in service["traffic"]
         ],
         "problems": list(problems),
-    }  # fmt: skip
+    }
+
+
+def halves(service: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The IPVS services of a mark: one for IPv4, and one for IPv6 if it has real servers."""
+    for family in ("ipv4", "ipv6"):
+        servers = [
+            {"address": one["address"], "port": 0, "weight": one["weight"], "forward_method": "direct"}
+            for one in service["servers"]
+            if (":" in one["address"]) == (family == "ipv6")
+        ]
+        if servers or family == "ipv4":
+            timeout = service.get("persistence_timeout", 0)
+            yield {
+                "fwmark": service["fwmark"], "family": family, "scheduler": service["scheduler"],
+                "persistence_timeout": timeout, "real_servers": servers,
+            }  # fmt: skip
 
 
 def not_local(services: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -16,7 +16,8 @@ header,nav,main{max-width:1240px;margin:0 auto;padding:0 20px}
 h1{font-size:24px;margin:24px 0 0}h2{font-size:18px;margin:0 0 10px}h3{font-size:15px;margin:20px 0 4px}
 header p,small,caption,figcaption{color:var(--dim)}header p{margin:2px 0 16px;overflow-wrap:anywhere}
 small{font-size:13px;font-weight:400}
-.cards{list-style:none;margin:0;padding:0;display:grid;gap:12px;grid-template-columns:repeat(auto-fit,minmax(180px,1fr))}
+.cards{list-style:none;margin:0;padding:0;display:grid;gap:12px}
+.cards{grid-template-columns:repeat(auto-fit,minmax(180px,1fr))}
 .cards li,section{background:var(--panel);border:1px solid var(--line);border-radius:8px}
 .cards li{padding:10px 14px;border-left:5px solid var(--well);overflow-wrap:anywhere}
 .cards .wrong{border-left-color:var(--wrong)}
@@ -45,6 +46,7 @@ td:last-child{min-width:90px}.number{text-align:right}summary{cursor:pointer;pad
 .edge{fill:none;stroke:var(--live);stroke-opacity:.4}
 .edge.draining,.edge.out{stroke:var(--out);stroke-dasharray:5 4;stroke-opacity:.9}
 .edge.full{stroke:var(--wrong)}
-@media print{:root{--back:#fff;--panel:#fff;--fore:#000;--dim:#444;--line:#bbb}body{font-size:11px}nav{display:none}
+@media print{:root{color-scheme:light;--back:#fff;--panel:#fff;--fore:#000;--dim:#444;--line:#bbb;--live:#2563c9;
+--out:#96590a;--wrong:#b3261e;--well:#17743b}body{font-size:11px}nav{display:none}
 .scroll{overflow:visible}.topology{min-width:0}section{border:0;padding:0}tr,figure,.cards li{break-inside:avoid}}
 """

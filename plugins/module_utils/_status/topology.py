@@ -24,6 +24,9 @@ _SERVER_X, _SERVER_WIDTH = 740, 300
 _CLIENT_WIDTH = 125
 _TOP, _ROW, _GAP, _BOX = 34, 24, 12, 46
 _WIDEST = 14
+# How wide letters are at most, in parts of their height; of the fonts that systems have, DejaVu has the broadest.
+_NARROW, _BROAD = 0.73, 1.12
+_NARROW_LETTERS = frozenset("abcdefghijklnopqrstuvxyz0123456789.,:;-/_ ")
 _WORST = {"no_server": 0, "one_left": 1, "full": 2, "reduced": 3, "all": 4}
 
 
@@ -102,10 +105,19 @@ def _box(x: float, middle: float, width: float, height: float, kind: str, *conte
 
 
 def _text(words: str, x: float, y: float, kind: str, room: float) -> Markup:
-    """Words that are cut where they would not fit, even if all letters were wide ones."""
-    letters = int(room / (8.6 if kind == "name" else 7.2))
-    shown = words if len(words) <= letters else f"{words[: letters - 1]}…"
-    return element("text", shown, x=f"{x:g}", y=y, class_=kind)
+    """Words that are cut where they would not fit."""
+    size = 13 if kind == "name" else 11
+    return element("text", _fitting(words, room / size), x=f"{x:g}", y=y, class_=kind)
+
+
+def _fitting(words: str, room: float) -> str:
+    """As much of the words as has room, which is in parts of the height of letters."""
+    used = 0.0
+    for place, letter in enumerate(words):
+        used += _NARROW if letter in _NARROW_LETTERS else _BROAD
+        if used > room:
+            return f"{words[: max(place - 1, 1)]}…"
+    return words
 
 
 def _clients(totals: Mapping[str, Any], height: float) -> Markup:

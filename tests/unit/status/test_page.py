@@ -13,6 +13,7 @@ import pytest
 
 from ansible_collections.lvs.fleet.plugins.filter.status import status, status_page
 from ansible_collections.lvs.fleet.plugins.module_utils._status.markup import Markup, element
+from ansible_collections.lvs.fleet.plugins.module_utils._status.style import STYLE
 from ansible_collections.lvs.fleet.tests.unit.fleets import NOW, SMALL, answer, large, small
 
 ELEMENTS = {
@@ -134,3 +135,21 @@ def test_elements_escape_what_is_no_element(text: str) -> None:
 def test_a_fleet_without_anything() -> None:
     page = expect_harmless(page_of({"router1": {"unreachable": True, "msg": "timed out"}}))
     assert "No router has a service." in page.words
+
+
+def luminance(colour: str) -> float:
+    """As the guidelines for accessibility (WCAG 2) define it."""
+    digits = colour if len(colour) == 6 else "".join(digit * 2 for digit in colour)
+    parts = [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_words_stand_out_by_day_by_night_and_on_paper() -> None:
+    light, dark, paper = re.findall(r":root\{(.*?)\}", STYLE, re.DOTALL)
+    for changed in ("", dark, dark + paper):
+        colours = dict(re.findall(r"--(\w+):#([0-9a-f]+)", light + changed))
+        for words in ("fore", "dim", "live", "out", "wrong"):
+            for ground in ("back", "panel"):
+                low, high = sorted((luminance(colours[words]), luminance(colours[ground])))
+                assert (high + 0.05) / (low + 0.05) >= 4.5, (words, ground, changed)
