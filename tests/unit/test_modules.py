@@ -12,6 +12,7 @@ import pytest
 from ansible.module_utils.basic import AnsibleModule
 from hypothesis import given
 
+from ansible_collections.lvs.fleet.plugins.filter.status import status
 from ansible_collections.lvs.fleet.plugins.module_utils._model import (
     Pool,
     RealServer,
@@ -486,6 +487,8 @@ def test_info_tells_about_any_router(state: Any) -> None:
     assert len(told["ipvs_services"]) == len(told["counters"]) == len(state.pools)
     servers = sum(len(pool.real_servers) for pool in state.pools.values())
     assert len(told["pools"]) == servers and len({frozenset(entry) for entry in told["pools"]}) <= 1
+    shown = status(["router1"], {"router1": {"lvs_found": told}})
+    assert (shown["routers"][0]["message"], shown["totals"]["servers"]) == ("", servers)
     assert run_module(ipvs_service, kernel, services=told["ipvs_services"], purge=True)["operations"] == []
     for module, options in ((lvs_service, {"services": told["services"]}), (iptables_mark, {"rules": told["rules"]})):
         assert "failed" not in run_module(module, kernel, check=True, **options)
