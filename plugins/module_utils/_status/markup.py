@@ -20,12 +20,12 @@ class Markup(str):
 Content = Union[str, int, float]
 
 
-def element(name: str, /, *content: Content, **attributes: Content) -> Markup:
+def element(tag: str, *content: Content, **attributes: Content) -> Markup:
     """An element. An attribute's name has - for _, and class is class_."""
     given = "".join(f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"' for key, value in attributes.items())
-    if name in _VOID:
-        return Markup(f"<{name}{given}/>")
-    return Markup(f"<{name}{given}>{joined(content)}</{name}>")
+    if tag in _VOID:
+        return Markup(f"<{tag}{given}/>")
+    return Markup(f"<{tag}{given}>{joined(content)}</{tag}>")
 
 
 def joined(content: Iterable[Content]) -> Markup:

@@ -47,7 +47,7 @@ def test_a_router_made_by_hand(router: Router) -> None:
     told = router.run("lvs_info")
     assert (told["changed"], router.snapshot()) == (False, before)
     shown = status(["router1"], {"router1": {"lvs_found": told}})
-    assert (shown["routers"][0]["state"], shown["totals"]["servers"]) == ("read", 6)
+    assert (shown["routers"][0]["state"], shown["totals"]["servers"]) == ("read", 5)
     web = {"name": "web", "mark": 80, "mask": FULL, "destination": ["192.0.2.10"], "protocol": ["tcp"]}
     low = {"name": "low", "mark": 5, "mask": 15, "destination": ["192.0.2.0/24"], "protocol": ["udp"]}
     assert told["rules"] == [
