@@ -30,6 +30,10 @@ newer_ipvs := $(patsubst %,tests/integration/bench/test_%.py,\
 	loading stock_tools ipvs_service services info)
 newer_marks := $(patsubst %,tests/integration/marks/test_%.py,marks nftables surroundings)
 
+# The unit tests that Ansible itself takes part in.
+of_ansible = $(shell grep -rlE '^from (ansible[. ]|.*(unit\.running|plugins\.(modules|filter|lookup))\b)' \
+	tests/unit --include='test_*.py')
+
 .PHONY: help
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile | expand -t 14
@@ -39,8 +43,8 @@ demo: $(ready) ## the product at work on a fleet of virtual routers
 	$(step) demo $(as_root) tests/demo/run
 
 .PHONY: test
-test: $(ready) ## all of the following up to molecule; molecule and fresh beside the others
-	$(step) test tests/tools/lanes 'lint build sanity unit browser integration' 'molecule fresh'
+test: $(ready) ## all of the following up to versions; molecule, versions and fresh beside the others
+	$(step) test tests/tools/lanes 'lint build sanity unit browser integration' 'VERSIONS=ends molecule versions fresh'
 
 .PHONY: lint
 lint: $(ready) ## style, types, shell, licence headers, sandboxes, documentation, changelog, execution environment
@@ -62,12 +66,16 @@ build: $(ready) .build/importer ## the collection as .build/dist/*.tar.gz, insta
 	$(step) build python tests/tools/build.py
 
 .PHONY: sanity
-sanity: $(ready) ## ansible-test sanity, on every Python from 3.8 on that is here
-	$(step) sanity tests/tools/ansible-test sanity --skip-test changelog $(SANITY)
+sanity: $(ready) ## ansible-test sanity of the oldest and the newest ansible-core, on every Python from 3.8 on that is here
+	$(step) sanity python tests/tools/versions.py with tests/tools/ansible-test sanity --skip-test changelog $(SANITY)
 
 .PHONY: unit
 unit: $(ready) ## the pure core and the modules on a fake kernel
 	$(step) unit pytest -q --cov=plugins --cov-report=term $(or $(UNIT),tests/unit)
+ifndef UNIT
+	$(step) 'unit: oldest and newest ansible-core' python tests/tools/versions.py with \
+		python -m pytest -q --hypothesis-profile=few $(of_ansible)
+endif
 
 .PHONY: browser
 browser: $(ready) ## the page of lvs.fleet.status in a browser; SCREENSHOTS=docs/images keeps pictures of it there

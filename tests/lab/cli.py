@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import fleet
@@ -12,7 +13,7 @@ from bench import EXIT_BROKEN_PIPE, EXIT_NO_BENCH, run_bench
 from common import LabError, become_root, exit_on_signals, say
 from debian import RELEASES
 from network import ROUTERS, SERVERS
-from root import bench_in_root, run_in_root
+from root import run_in_root
 
 
 def main(arguments: list[str]) -> int:
@@ -42,21 +43,17 @@ def _parser() -> argparse.ArgumentParser:
 def _add_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mem", default="768M", help="memory of the user-mode-linux kernel (default: %(default)s)")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="end the command after so many seconds")
-    place = parser.add_mutually_exclusive_group()
-    place.add_argument(
+    parser.add_argument(
         "--kernel",
         choices=("auto", "own", "uml"),
         default="auto",
         help="the machine's own kernel, user-mode-linux, or the former where it has IPVS (default)",
     )
-    place.add_argument("--release", choices=RELEASES, help="user-mode-linux of this Debian, in a root of it")
     parser.add_argument("command", nargs="+", metavar="COMMAND", help="the command and its arguments, after --")
     parser.set_defaults(action=_bench)
 
 
 def _bench(options: argparse.Namespace) -> int:
-    if options.release:
-        return bench_in_root(options.command, options.mem, options.timeout, options.release)
     return run_bench(options.command, options.mem, options.timeout, options.kernel)
 
 
@@ -142,3 +139,7 @@ def _execute(options: argparse.Namespace) -> int:
     # argparse leaves the separator in what it does not look into.
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     return fleet.execute(options.host, command or ["bash"])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

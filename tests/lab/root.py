@@ -46,14 +46,6 @@ def run_in_root(command: list[str], release: str) -> int:
         shutil.rmtree(state)
 
 
-def bench_in_root(command: list[str], memory: str, timeout: float | None, release: str) -> int:
-    """Run the command on user-mode-linux in a new root, with the checkout's own tools, and return its exit status."""
-    # A copy of the checkout has no tools yet, and the bench has no network to install them.
-    script = 'make --silent venv >&2 && PATH=$PWD/.build/venv/bin:$PATH exec tests/lab/lab bench "$@"'
-    options = ["--kernel", "uml", "--mem", memory, *(["--timeout", str(timeout)] if timeout else [])]
-    return run_in_root(["sh", "-c", script, "sh", *options, "--", *command], release)
-
-
 def _key() -> str:
     return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
 

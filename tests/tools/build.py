@@ -25,8 +25,6 @@ INSTALLED = ROOT / ".build/installed"
 IMPORTER = ROOT / ".build/importer/bin"
 NAME = "lvs.fleet"
 PLAYBOOK = "lvs.fleet.deploy"
-# What the importer may remark. The only test that is skipped asks for a first line that cannot run on Debian.
-KNOWN_REMARKS = ["WARNING: Ignore files skip ansible-test sanity tests, found ignore-2.19.txt with 1 statement(s)"]
 
 
 def run(*command: str | Path, **variables: str) -> str:
@@ -79,8 +77,8 @@ def show_to_galaxy(archive: Path) -> None:
         IMPORTER / "python", "-m", "galaxy_importer.main", archive, PATH=path, GALAXY_IMPORTER_RUN_ANSIBLE_LINT="no"
     )
     remarks = [line for line in said.splitlines() if line.startswith(("WARNING:", "ERROR:"))]
-    if remarks != KNOWN_REMARKS:
-        sys.exit(f"remarks of galaxy-importer that are not those known:\n{said}")
+    if remarks:
+        sys.exit(f"remarks of galaxy-importer:\n{said}")
 
 
 def make_archive(folder: Path, source: Path) -> Path:

@@ -5,6 +5,7 @@
 versions.py all|ends: with all of them, or with the oldest and the newest. Each has a virtual environment of its own,
 the collection from its archive, and a router that somebody made by hand. A run of all of them writes
 tests/versions.json anew, of which the README's table is made.
+versions.py with COMMAND...: run the command with the oldest and with the newest.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 LAB = ROOT / "tests/lab/lab"
 HERE = ROOT / ".build/versions"
 RECORD = ROOT / "tests/versions.json"
+# Not those of tests/requirements.txt, which take no Python 3.10.
+FOR_UNITS = ("hypothesis", "jmespath", "pytest")
 BY_HAND = ROOT / "extensions/molecule/adopt/files/by-hand"
 # Each with the Pythons that it runs on as a controller, in the order in which they are looked for.
 VERSIONS = {
@@ -60,7 +63,7 @@ class Controller:
         """What a command says that has to succeed, and to have nothing to remark."""
         environment = {
             **os.environ,
-            "PATH": f"{self.folder}/venv/bin:{os.environ['PATH']}",
+            "PATH": f"{self.environment}/bin:{os.environ['PATH']}",
             "ANSIBLE_COLLECTIONS_PATH": str(self.folder / "collections"),
             "ANSIBLE_HOME": str(self.folder / "home"),
             "ANSIBLE_NOCOLOR": "1",
@@ -79,12 +82,24 @@ class Controller:
     def fail(self, why: str) -> NoReturn:
         sys.exit(f"ansible-core {self.version} on Python {self.python}: {why}")
 
+    @property
+    def environment(self) -> Path:
+        return self.folder / "venv"
+
+    def make_environment(self) -> None:
+        """The version itself, and what the unit tests need beside it."""
+        ready = self.environment / "ready"
+        if not ready.exists():
+            uv("venv", "--clear", "--python", find_python(self.python), self.environment)
+            uv("pip", "install", "--python", self.environment, f"ansible-core=={self.version}", *FOR_UNITS)
+            ready.touch()
+
     def install(self, archive: Path) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.inventory.parent.mkdir(parents=True)
-        environment = self.folder / "venv"
-        uv("venv", "--python", find_python(self.python), environment)
-        uv("pip", "install", "--python", environment, f"ansible-core=={self.version}")
+        self.make_environment()
+        for folder in (self.inventory.parent, self.folder / "collections"):
+            if folder.exists():
+                shutil.rmtree(folder)
+        self.inventory.parent.mkdir()
         self.run("ansible-galaxy", "collection", "install", "--offline", "-p", self.folder / "collections", archive)
         self.ran.append("install")
 
@@ -129,29 +144,60 @@ def lab(*words: str | Path, stdin: str = "") -> None:
     subprocess.run([LAB, "fleet", *words], input=stdin, text=True, check=True, stdout=subprocess.DEVNULL)
 
 
-def main(which: str) -> None:
+def those_here() -> list[Controller]:
+    """From the oldest to the newest version that there is a Python for; says which others there are."""
     found = {version: next(filter(find_python, pythons), "") for version, pythons in VERSIONS.items()}
-    here = [Controller(version, python) for version, python in found.items() if python]
     missing = [f"{version} ({' or '.join(VERSIONS[version])})" for version, python in found.items() if not python]
     if missing:
         print(f"not tried, for want of a Python: ansible-core {', '.join(missing)}")
-    if not here or (missing and which == "all"):
-        sys.exit(1)
+    return [Controller(version, python) for version, python in found.items() if python]
+
+
+def ends(controllers: list[Controller]) -> list[Controller]:
+    """The oldest and the newest."""
+    return controllers[:: max(1, len(controllers) - 1)]
+
+
+def try_all(controllers: list[Controller]) -> None:
     archive = make_archive(HERE / "dist", HERE / "source")
     try:
-        for controller in here if which == "all" else here[:: max(1, len(here) - 1)]:
+        for controller in controllers:
             print(f"ansible-core {controller.version} on Python {controller.python}", flush=True)
             controller.install(archive)
             controller.document()
             controller.take_over()
     finally:
         lab("down")
-    if which == "all":
+
+
+def run_with(controllers: list[Controller], command: list[str]) -> None:
+    """Run a command with each version; it is told which one by CORE."""
+    for controller in controllers:
+        print(f"ansible-core {controller.version} on Python {controller.python}", flush=True)
+        controller.make_environment()
+        path = f"{controller.environment}/bin:{os.environ['PATH']}"
+        status = subprocess.run(
+            command, env={**os.environ, "PATH": path, "CORE": controller.version}, check=False
+        ).returncode
+        if status:
+            sys.exit(status)
+
+
+def main(words: list[str]) -> None:
+    here = those_here()
+    if not here or (words == ["all"] and len(here) < len(VERSIONS)):
+        sys.exit(1)
+    if words == ["all"]:
+        try_all(here)
         tried = {one.version: {"python": one.python, "ran": one.ran} for one in here}
         RECORD.write_text(f"{json.dumps(tried, indent=2)}\n")
+    elif words == ["ends"]:
+        try_all(ends(here))
+    else:
+        run_with(ends(here), words[1:])
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] not in (["all"], ["ends"]):
-        sys.exit("usage: versions.py all|ends")
-    main(sys.argv[1])
+    if sys.argv[1:] not in (["all"], ["ends"]) and (sys.argv[1:2] != ["with"] or not sys.argv[2:]):
+        sys.exit("usage: versions.py all | ends | with COMMAND...")
+    main(sys.argv[1:])

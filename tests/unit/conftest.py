@@ -18,6 +18,7 @@ COMMON = settings(database=None, deadline=None, suppress_health_check=list(Healt
 
 settings.register_profile("fixed", COMMON, derandomize=True, max_examples=50)
 settings.register_profile("thorough", COMMON, max_examples=2000, phases=[Phase.generate, Phase.shrink])
+settings.register_profile("few", COMMON, derandomize=True, max_examples=5)
 settings.load_profile("fixed")
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import gc
 import io
 import json
-from contextlib import redirect_stdout
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 from unittest.mock import patch
@@ -16,6 +17,7 @@ from unittest.mock import patch
 import pytest
 from ansible.module_utils import basic
 from ansible.module_utils.common import warnings
+from ansible.module_utils.common.parameters import PASS_VARS
 
 from ansible_collections.lvs.fleet.plugins.module_utils._ipvs.wire import encode_id, encode_real_server, encode_service
 from ansible_collections.lvs.fleet.plugins.module_utils._marks.iptables import mark_chains, snat_chains
@@ -26,31 +28,50 @@ from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel, Rul
 
 CHAIN = "LVS-MARK"
 MARKS, MARKS6 = mark_chains()
+# Since 2.21 the controller has to ask for the invocation, as it does with -vvv; older ones refuse to be asked.
+_INVOCATION = {"_ansible_inject_invocation": True} if "inject_invocation" in PASS_VARS else {}
 CHAINS = (*snat_chains(), MARKS, MARKS6)
 
 
 def run_module(module: ModuleType, kernel: FakeKernel, check: bool = False, **options: Any) -> dict[str, Any]:
     """The answer of a module that runs on the kernel; in check mode the kernel takes no write."""
-    arguments = {**options, "_ansible_check_mode": check, "_ansible_diff": True}
-    basic._ANSIBLE_ARGS = json.dumps({"ANSIBLE_MODULE_ARGS": arguments}).encode()
-    basic._ANSIBLE_PROFILE = "legacy"
-    # Of all modules in this process.
-    warnings._global_warnings.clear()
-    output = io.StringIO()
     kernel.read_only = check
-    # What imports a filter makes this process a controller, which shows warnings instead of returning them.
-    on_router = patch("ansible.module_utils._internal.is_controller", False)
-    with on_router, kernel.running(), redirect_stdout(output), pytest.raises(SystemExit):
-        module.main()
-    gc.enable()
+    with _on_router(), kernel.running():
+        answer = answer_of(module, check, **options)
     kernel.read_only = False
     assert all(sock.closed for sock in kernel.sockets)
-    answer: dict[str, Any] = json.loads(output.getvalue())
-    assert answer.pop("invocation")["module_args"].keys() >= options.keys()
     if "warnings" in answer:
         # Newer versions of Ansible send more than the text.
         answer["warnings"] = [told if isinstance(told, str) else told["event"]["msg"] for told in answer["warnings"]]
     return answer
+
+
+def answer_of(module: ModuleType, check: bool, **options: Any) -> dict[str, Any]:
+    """What a module prints, without its invocation."""
+    arguments = {**options, "_ansible_check_mode": check, "_ansible_diff": True, **_INVOCATION}
+    basic._ANSIBLE_ARGS = json.dumps({"ANSIBLE_MODULE_ARGS": arguments}).encode()
+    basic._ANSIBLE_PROFILE = "legacy"
+    # Of all modules in this process.
+    warnings._global_warnings.clear()
+    # Newer versions of Ansible look for what is below the text.
+    output = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    with redirect_stdout(output), pytest.raises(SystemExit):
+        module.main()
+    gc.enable()
+    output.seek(0)
+    answer: dict[str, Any] = json.loads(output.read())
+    assert answer.pop("invocation")["module_args"].keys() >= options.keys()
+    return answer
+
+
+def _on_router() -> AbstractContextManager[Any]:
+    """What imports a filter makes this process a controller, which shows warnings instead of returning them.
+
+    Ansible before 2.19 has no such difference.
+    """
+    if find_spec("ansible.module_utils._internal"):
+        return patch("ansible.module_utils._internal.is_controller", False)
+    return nullcontext()
 
 
 def quartet(module: ModuleType, kernel: FakeKernel, **options: Any) -> dict[str, Any]:

@@ -6,16 +6,25 @@
 from __future__ import annotations
 
 import re
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
-from ansible.template import Templar, trust_as_template
+from ansible.template import Templar
 
 from ansible_collections.lvs.fleet.plugins.filter.fleet import router, unknown_variables
 from ansible_collections.lvs.fleet.plugins.module_utils._boot import router as boot
+
+try:
+    from ansible.template import trust_as_template
+except ImportError:
+    # Before 2.19 every text may be a template.
+    trust_as_template = str
+trusting = {"trusted_as_template": True}
+FROM_USER = trusting if trusting.keys() <= signature(DataLoader.load_from_file).parameters.keys() else {}
 
 TOP = Path(__file__).parents[2]
 ROLE = TOP / "roles" / "lvs_router"
@@ -71,8 +80,7 @@ def worked_out_text(text: str, **given: Any) -> Any:
     """A text of the role lvs_router with these variables. Filters of the collection are not to be had here."""
     loader = DataLoader()
     files = (ROLE / "defaults/main.yml", ROLE / "vars/main.yml")
-    own = {name: value for path in files
-           for name, value in loader.load_from_file(str(path), trusted_as_template=True).items()}  # fmt: skip
+    own = {name: value for path in files for name, value in loader.load_from_file(str(path), **FROM_USER).items()}
     variables = {**own, "lvs_services": [], "__lvs_router_unknown": [], **given}
     return Templar(loader, variables=variables).template(trust_as_template(text))
 

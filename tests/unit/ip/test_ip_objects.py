@@ -5,22 +5,21 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible.module_utils.testing import patch_module_args
 
 from ansible_collections.lvs.fleet.plugins.module_utils import _host as host
 from ansible_collections.lvs.fleet.plugins.module_utils._ip import machine as ip_machine
 from ansible_collections.lvs.fleet.plugins.module_utils._ip.objects import IpObject
 from ansible_collections.lvs.fleet.plugins.module_utils._ip.words import ip_object
 from ansible_collections.lvs.fleet.plugins.modules import ip_objects
+from ansible_collections.lvs.fleet.tests.unit.running import answer_of
 
 VIP = "address add 192.0.2.10/32 dev eth0"
 VIP2 = "address add 192.0.2.11/32 dev eth0"
@@ -92,13 +91,7 @@ def record(tmp_path: Path) -> Path:
 
 
 def call(path: Path, *commands: str, check: bool = False, **options: Any) -> dict[str, Any]:
-    arguments = {"path": str(path), "commands": list(commands), "_ansible_check_mode": check, "_ansible_diff": True}
-    output = io.StringIO()
-    with patch_module_args({**arguments, **options}), redirect_stdout(output), pytest.raises(SystemExit):
-        ip_objects.main()
-    answer: dict[str, Any] = json.loads(output.getvalue())
-    del answer["invocation"]
-    return answer
+    return answer_of(ip_objects, check, path=str(path), commands=list(commands), **options)
 
 
 def quartet(machine: FakeIp, path: Path, *commands: str) -> dict[str, Any]:
