@@ -114,7 +114,7 @@ def _exists(family: str, table: str = "") -> bool:
 
 
 def read_nftables() -> dict[ChainId, Chain]:
-    """Our tables of nftables; none where there is no nft_wire."""
+    """Our tables of nftables; none where there is no nft."""
     readable = host.installed("nft") and has_nf_tables()
     return {
         chain_id: parse_listing(_listed(chain_id.family) if readable else "", chain_id.family)

@@ -87,7 +87,7 @@ def _way(words: Sequence[str]) -> str:
     return words[words.index("table") + 1] if "table" in words[:-1] else "main"
 
 
-# -- routing ---
+# -- routing ------------------------------------------------------------------------------------------------------
 
 
 def routing_rules() -> tuple[list[dict[str, Any]], dict[str, int]]:
