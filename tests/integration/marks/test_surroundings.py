@@ -84,8 +84,8 @@ def let_go_once_wanted(held: TextIO) -> None:
 
 def test_rules_of_the_other_variant(router: Router) -> None:
     """Both variants can have rules at once. Those of the one that is not installed as iptables are not ours."""
-    other = f"iptables-{ {'nft': 'legacy', 'legacy': 'nft'}[router.variant] }"
-    if router.attempt(f"{other}", "-t", "mangle", "-N", CHAIN).returncode:
+    other = {"nft": "iptables-legacy", "legacy": "iptables-nft"}[router.variant]
+    if router.attempt(other, "-t", "mangle", "-N", CHAIN).returncode:
         pytest.skip(f"this kernel has no {other}")
     router.tool(other, "-t", "mangle", "-A", CHAIN, "-m", "comment", "--comment", "lvs:old", "-j", "RETURN")
     before = router.tool(f"{other}-save", "-t", "mangle").splitlines()[1:-1]
