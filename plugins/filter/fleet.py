@@ -22,10 +22,12 @@ from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError,
 from ansible_collections.lvs.fleet.plugins.module_utils._ipvs import ipvsadm
 from ansible_collections.lvs.fleet.plugins.module_utils._marks.iptables import (
     mark_chains,
+    record_chains,
     save_lines,
     snat_chains,
     transaction,
 )
+from ansible_collections.lvs.fleet.plugins.module_utils._marks.nft_records import boot_record_lines
 from ansible_collections.lvs.fleet.plugins.module_utils._marks.nftables import boot_lines
 from ansible_collections.lvs.fleet.plugins.module_utils._model import (
     FAMILIES,
@@ -33,11 +35,10 @@ from ansible_collections.lvs.fleet.plugins.module_utils._model import (
     IPV4,
     IPV6,
     NFTABLES,
-    Chain,
     Declaration,
     family_of,
 )
-from ansible_collections.lvs.fleet.plugins.module_utils._plan import declared_rules
+from ansible_collections.lvs.fleet.plugins.module_utils._plan import declared_chain
 from ansible_collections.lvs.fleet.plugins.module_utils._real_server.mss import mss_text, segments
 from ansible_collections.lvs.fleet.plugins.module_utils._real_server.needs import machine, needs
 
@@ -198,17 +199,20 @@ def _declared(services: Any) -> Declaration:
 
 
 def _marks(declared: Declaration, family: str) -> str:
-    own = (chain_id for chain_id in (*snat_chains(), *mark_chains()) if chain_id.family == family)
-    wanted = ((chain_id, Chain().with_rules(declared_rules(declared, chain_id))) for chain_id in own)
-    return "".join(
-        transaction(chain_id.table, save_lines(chain_id, chain)) for chain_id, chain in wanted if chain.exists
-    )
+    own = (chain_id for chain_id in (*snat_chains(), *record_chains(), *mark_chains()) if chain_id.family == family)
+    tables: dict[str, list[str]] = {}
+    for chain_id in own:
+        chain = declared_chain(declared, chain_id)
+        if chain.exists:
+            tables.setdefault(chain_id.table, []).extend(save_lines(chain_id, chain))
+    return "".join(transaction(table, lines) for table, lines in tables.items())
 
 
 def _nftables_marks(declared: Declaration) -> str:
     """The commands that make our tables of nftables from nothing, or none of them if it is iptables that marks."""
     rules = {family: [rule for rule in declared.rules if rule.family == family] for family in FAMILIES}
     lines = [line for family in FAMILIES for line in boot_lines(family, rules[family])]
+    lines += [line for family in FAMILIES for line in boot_record_lines(family, declared.records)]
     return "".join(f"{line}\n" for line in lines) if declared.marking == NFTABLES else ""
 
 
@@ -230,21 +234,23 @@ def _masqueraded(declared: Declaration) -> list[str]:
 
 
 def _vips(declared: Declaration) -> list[str]:
-    networks = {ip_network(rule.destination) for rule in declared.rules}
+    networks = {ip_network(one.destination) for one in declared.traffic}
     single = [network for network in networks if network.num_addresses == 1]
     return [str(network) for network in sorted(single, key=lambda network: (network.version, network.network_address))]
 
 
 def _vip_commands(declared: Declaration, interface: str, table: int) -> list[str]:
     addresses = _vips(declared) if interface else []
-    pools = sorted(declared.pools, key=lambda key: (key.family, key.fwmark)) if table else []
-    families = sorted({key.family for key in pools})
+    # By address all packets to it are delivered, whatever the port: rules ask for the address alone.
+    asked = {(key.family, f"fwmark {key.fwmark}" if key.fwmark else f"to {key.address}"): key for key in declared.pools}
+    in_order = sorted(asked, key=lambda one: (asked[one].family, asked[one].fwmark, one)) if table else []
+    families = sorted({family for family, _words in in_order})
     # A deprecated address is never the source of what the router sends by itself, such as the packets of a tunnel: a
     # real server that has the address, too, would drop them. For IPv4 a /32 is no candidate anyway.
     ending = {IPV4: "", IPV6: " nodad preferred_lft 0"}
     return [
         *(f"{IP_FAMILY[family]}route add local default dev lo table {table}" for family in families),
-        *(f"{IP_FAMILY[key.family]}rule add fwmark {key.fwmark} lookup {table} priority {table}" for key in pools),
+        *(f"{IP_FAMILY[family]}rule add {words} lookup {table} priority {table}" for family, words in in_order),
         *(f"address add {vip} dev {interface}{ending[family_of(vip)]}" for vip in addresses),
     ]
 

@@ -14,6 +14,7 @@ from ._ipvs import ipvsadm
 from ._marks import nftables
 from ._marks.iptables import command_lines
 from ._marks.iptables import save_lines as chain_lines
+from ._marks.nft_records import record_lines
 from ._model import NFTABLES, ChainEdit, Operation, RouterState
 from ._plan import apply, plan
 from ._report.changes import sentences
@@ -71,7 +72,9 @@ def render(state: RouterState) -> str:
     """A state in iptables-save and ipvsadm -S form, for the diff."""
     lines: list[str] = []
     for key, chain in state.chains.items():
-        if key.tool == NFTABLES and chain.exists:
+        if key.tool == NFTABLES and key.has_records and chain.exists:
+            lines += [f"# {key.family}, nftables, services by address", *record_lines(key, chain)]
+        elif key.tool == NFTABLES and chain.exists:
             lines += [f"# {key.family}, nftables", *nftables.save_lines(chain)]
         elif chain.exists or chain.strays:
             lines += [f"# {key.family}, table {key.table}", *chain_lines(key, chain)]

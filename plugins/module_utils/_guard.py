@@ -8,7 +8,8 @@ Ansible does not merge lists. A list in host_vars replaces that of group_vars, a
 
 from __future__ import annotations
 
-from typing import Iterable
+from dataclasses import dataclass, field
+from typing import Iterable, Mapping
 
 from ._errors import LvsError
 from ._marks.markmap import is_record
@@ -16,6 +17,14 @@ from ._model import LVS_SERVICE, Declaration, MarkRule, RouterState, ServiceId
 
 # How many services the message names.
 _NAMED = 10
+
+
+@dataclass
+class Service:
+    """A service with one mark, or with one name: the names of its rules, and what it is to IPVS."""
+
+    names: set[str] = field(default_factory=set)
+    ids: set[ServiceId] = field(default_factory=set)
 
 
 def check_removals(current: RouterState, target: RouterState, declared: Declaration, percent: int) -> None:
@@ -30,22 +39,34 @@ def check_removals(current: RouterState, target: RouterState, declared: Declarat
         raise LvsError(_refusal(removed, len(live), percent))
 
 
-def _live(state: RouterState) -> dict[int, set[str]]:
-    """The marks that rules of lvs_service give and an IPVS service has, in any family, with the names of the rules."""
-    live: dict[int, set[str]] = {}
+def _live(state: RouterState) -> dict[int | str, Service]:
+    """The services of lvs_service that IPVS has, in any family: by mark, or by the name of those by address."""
+    live: dict[int | str, Service] = {}
     for key, chain in state.chains.items():
         for rule in chain.rules:
-            record = isinstance(rule.meaning, MarkRule) and is_record(rule.meaning)
-            own = rule.name and rule.owner == LVS_SERVICE and not record
-            if own and ServiceId(key.family, rule.mark) in state.pools:
-                live.setdefault(rule.mark, set()).add(rule.name)
+            retired = isinstance(rule.meaning, MarkRule) and is_record(rule.meaning)
+            own = rule.name and rule.owner == LVS_SERVICE and not retired
+            service_id = rule.service_id(key.family)
+            if own and service_id and service_id in state.pools:
+                service = live.setdefault(rule.mark or rule.name, Service())
+                service.names.add(rule.name)
+                service.ids.add(service_id)
     return live
 
 
-def _removed(live: dict[int, set[str]], target: RouterState, declared: Declaration) -> list[str]:
-    """The names of services that go. One that has a new name keeps its mark, and one with a new mark its name."""
-    stay, names = _live(target), set(declared.names)
-    return ["/".join(sorted(own)) for mark, own in live.items() if mark not in stay and not own & names]
+def _removed(live: Mapping[int | str, Service], target: RouterState, declared: Declaration) -> list[str]:
+    """The names of services that go.
+
+    One that has a new name keeps its mark or an address, and one with a new mark or address its name.
+    """
+    stay = {service_id for service in _live(target).values() for service_id in service.ids}
+    marks = {service_id.fwmark for service_id in stay} - {0}
+    names = set(declared.names)
+    return [
+        "/".join(sorted(service.names))
+        for key, service in live.items()
+        if key not in marks and not service.ids & stay and not service.names & names
+    ]
 
 
 def _refusal(removed: list[str], live: int, percent: int) -> str:

@@ -39,6 +39,19 @@ def family_of(address: str) -> str:
     return IPV6 if ":" in address else IPV4
 
 
+class ServiceId(NamedTuple):
+    """What identifies a virtual service in the kernel: family and mark, or protocol, address and port.
+
+    Port 0 stands for every port of the address.
+    """
+
+    family: str
+    fwmark: int = 0
+    protocol: str = ""
+    address: str = ""
+    port: int = 0
+
+
 @dataclass(frozen=True)
 class MarkRule:
     """One MARK rule as this collection writes it: what matches, and the mark it gets."""
@@ -57,6 +70,11 @@ class MarkRule:
     def family(self) -> str:
         return family_of(self.destination)
 
+    @property
+    def service(self) -> ServiceId:
+        """The service that balances its packets."""
+        return ServiceId(self.family, self.mark)
+
 
 @dataclass(frozen=True)
 class SnatRule:
@@ -73,19 +91,59 @@ class SnatRule:
 
 
 @dataclass(frozen=True)
+class ServiceRecord:
+    """Says whose a service by address is. Nothing gives its packets a mark, so the kernel has no other word on it.
+
+    It stands where no packet comes to.
+    """
+
+    name: str
+    service: ServiceId
+
+    @property
+    def family(self) -> str:
+        return self.service.family
+
+    @property
+    def destination(self) -> str:
+        """The address as a network."""
+        return f"{self.service.address}/{FULL_NETMASK[self.family]}"
+
+    @property
+    def protocol(self) -> str:
+        return self.service.protocol
+
+    @property
+    def ports(self) -> tuple[PortRange, ...]:
+        """As those of a MARK rule: none are all."""
+        return ((self.service.port, self.service.port),) if self.service.port else ()
+
+
+# What a service sees of packets.
+Traffic = Union[MarkRule, ServiceRecord]
+
+
+@dataclass(frozen=True)
 class ChainRule:
     """One rule of a chain of ours, whoever wrote it.
 
-    text is what iptables-save prints behind "-A CHAIN "; meaning is a MARK rule as a value, or the text itself for a
-    rule of another kind or one that this collection would not write; name comes from the comment lvs:NAME and is empty
-    for somebody else's rule; mark is 0 if it sets none; owner is the module that wrote it, if it has a name.
+    text is what iptables-save prints behind "-A CHAIN "; meaning is a MARK rule or a record as a value, or the text
+    itself for a rule of another kind or one that this collection would not write; name comes from the comment lvs:NAME
+    and is empty for somebody else's rule; mark is 0 if it sets none; owner is the module that wrote it, if it has a
+    name.
     """
 
     text: str = field(compare=False)
-    meaning: MarkRule | str
+    meaning: MarkRule | ServiceRecord | str
     name: str = ""
     mark: int = 0
     owner: str = LVS_SERVICE
+
+    def service_id(self, family: str) -> ServiceId | None:
+        """The service of its packets: by the mark that it gives, or by the address that it is the record of."""
+        if isinstance(self.meaning, ServiceRecord):
+            return self.meaning.service
+        return ServiceId(family, self.mark) if self.mark else None
 
 
 @dataclass(frozen=True)
@@ -113,7 +171,8 @@ class TableRule:
 class ChainId:
     """Which of our chains: its family, its table, the built-in chain that leads into it (the hook), and its name.
 
-    With nftables the whole table is ours, and its maps count as rules of the chain.
+    Nothing leads into the chain of records: it has no hook. With nftables the whole table is ours, and its maps and
+    sets count as rules of the chain.
     """
 
     family: str
@@ -121,6 +180,11 @@ class ChainId:
     hook: str
     name: str
     tool: str = IPTABLES
+
+    @property
+    def has_records(self) -> bool:
+        """Whether it is the place of the records of services by address."""
+        return not self.hook
 
 
 @dataclass(frozen=True)
@@ -159,6 +223,10 @@ class Chain:
     hook_length: int = field(default=0, compare=False)
     in_the_way: tuple[str, ...] = field(default=(), compare=False)
 
+    def with_records(self, records: tuple[ChainRule, ...]) -> Chain:
+        """The chain of records as it should be with these: no remains if there are none."""
+        return replace(self, exists=bool(records) or self.references > 0, rules=records)
+
     def with_rules(self, rules: tuple[ChainRule, ...], entries: tuple[ChainRule, ...] = ()) -> Chain:
         """The chain as it should be with these rules: one jump if there are any, no remains if there are none.
 
@@ -168,16 +236,6 @@ class Chain:
             places = self.jump_places[-1:] or tuple(last.place - len(self.strays) + 1 for last in self.strays[-1:])
             return replace(self, exists=True, rules=rules, entries=entries, jumps=1, jump_places=places, in_the_way=())
         return replace(self, exists=self.references > 0, rules=(), entries=(), jumps=0, in_the_way=())
-
-
-class ServiceId(NamedTuple):
-    """What identifies a virtual service in the kernel: family and mark, or protocol, address and port."""
-
-    family: str
-    fwmark: int = 0
-    protocol: str = ""
-    address: str = ""
-    port: int = 0
 
 
 class RealServer(NamedTuple):
@@ -233,6 +291,8 @@ class RouterState:
 class Declaration:
     """What the input asks for. names: the labels it speaks of; rules in their order; ids: the services it speaks of.
 
+    records: those of its services by address, in their order.
+
     owner is the module that was asked; marking the tool that has the MARK rules; adopt says whether to take rules over.
     """
 
@@ -244,6 +304,12 @@ class Declaration:
     owner: str = LVS_SERVICE
     marking: str = IPTABLES
     adopt: bool = False
+    records: tuple[ServiceRecord, ...] = ()
+
+    @property
+    def traffic(self) -> tuple[Traffic, ...]:
+        """What all of its services see of packets."""
+        return (*self.rules, *self.records)
 
 
 class IpvsOperation(NamedTuple):

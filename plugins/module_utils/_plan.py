@@ -15,8 +15,9 @@ from typing import Iterable, Iterator, Mapping, Sequence
 from ._errors import LvsError
 from ._marks import nftables
 from ._marks.foreign import obstacle_in_chain
-from ._marks.iptables import COMMAND, alike, chain_rule, edit_chain, parse_table, retired
+from ._marks.iptables import COMMAND, alike, chain_rule, edit_chain, parse_table, record_rule, retired
 from ._marks.markmap import is_record
+from ._marks.nft_records import edit_records, in_order, record_element
 from ._marks.ownership import OwnRule, given_by_the_other, managed, not_there_yet
 from ._model import (
     NFTABLES,
@@ -44,7 +45,8 @@ from ._packets.overlaps import Overlaps
 def virtual_services_target(current: RouterState, declared: Declaration, purge: str) -> RouterState:
     """Both halves of the declared services, and of the others what purge leaves (none: all, owned: what is not ours).
 
-    A service is ours if a rule of ours in the chain gives its mark: the kernel itself keeps the record of ownership.
+    A service is ours if a rule of ours in the chain gives its mark, or is its record where it has none: the kernel
+    itself keeps the record of ownership.
     Whatever purge says, a declared service leaves nothing behind of what it was before, say under another mark.
     """
     if purge == "all":
@@ -55,14 +57,14 @@ def virtual_services_target(current: RouterState, declared: Declaration, purge: 
         return RouterState(_without_strays(only), declared.pools)
     names = frozenset(declared.names) if purge == "none" else None
     chains = _chains_target(current, declared, names)
-    still_given = {ServiceId(key.family, rule.mark) for key, chain in chains.items() for rule in chain.rules}
+    still_given = _ids(chains, lambda rule: True)
     replaced = _ids(current.chains, managed(declared, names)) - still_given
     pools = {service_id: pool for service_id, pool in current.pools.items() if service_id not in replaced}
     return RouterState(chains, {**pools, **declared.pools})
 
 
 def virtual_services_absent(current: RouterState, declared: Declaration) -> RouterState:
-    """Without the named services: their rules, the services of the marks of these, and those of the declared mark.
+    """Without the named services: their rules and records, the services of these, and those of the declared mark.
 
     A service whose mark iptables_mark gives is somebody else's.
     """
@@ -92,26 +94,34 @@ def pools_absent(current: RouterState, declared: Declaration) -> RouterState:
     return replace(current, pools={key: pool for key, pool in current.pools.items() if key not in gone})
 
 
+def declared_chain(declared: Declaration, chain_id: ChainId) -> Chain:
+    """One of our chains as a declaration makes it where there is nothing else."""
+    return _holding(chain_id, Chain(), declared_rules(declared, chain_id))
+
+
 def declared_rules(declared: Declaration, chain_id: ChainId) -> tuple[ChainRule, ...]:
     """What a declaration wants in one of our chains."""
     if chain_id.table == "nat":
         return tuple(chain_rule(rule) for rule in declared.snat_rules if rule.family == chain_id.family)
+    if chain_id.has_records:
+        return _declared_records(declared, chain_id)
     own = [rule for rule in declared.rules if rule.family == chain_id.family and chain_id.tool == declared.marking]
     return nftables.declared_entries(own) if chain_id.tool == NFTABLES else tuple(map(chain_rule, own))
 
 
+def _declared_records(declared: Declaration, chain_id: ChainId) -> tuple[ChainRule, ...]:
+    own = [one for one in declared.records if one.family == chain_id.family and chain_id.tool == declared.marking]
+    return in_order(map(record_element, own)) if chain_id.tool == NFTABLES else tuple(map(record_rule, own))
+
+
 def _ids(chains: Mapping[ChainId, Chain], chosen: OwnRule) -> set[ServiceId]:
-    """The services of the marks that chosen rules give."""
-    return {
-        ServiceId(key.family, rule.mark)
-        for key, chain in chains.items()
-        for rule in chain.rules
-        if rule.mark and chosen(rule)
-    }
+    """The services of the marks that chosen rules give, or that they are the records of."""
+    found = (rule.service_id(key.family) for key, chain in chains.items() for rule in chain.rules if chosen(rule))
+    return {service_id for service_id in found if service_id}
 
 
 def _chains_without(current: RouterState, declared: Declaration) -> dict[ChainId, Chain]:
-    return _chains_target(current, replace(declared, rules=(), snat_rules=()), frozenset(declared.names))
+    return _chains_target(current, replace(declared, rules=(), snat_rules=(), records=()), frozenset(declared.names))
 
 
 def _chains_target(current: RouterState, declared: Declaration, names: frozenset[str] | None) -> dict[ChainId, Chain]:
@@ -129,6 +139,8 @@ def chains_with(current: RouterState, declared: Declaration, names: frozenset[st
 
 def _holding(chain_id: ChainId, chain: Chain, rules: tuple[ChainRule, ...]) -> Chain:
     """The chain as it should be with these rules."""
+    if chain_id.has_records:
+        return chain.with_records(in_order(rules) if chain_id.tool == NFTABLES else rules)
     return chain.with_rules(*nftables.content(rules)) if chain_id.tool == NFTABLES else chain.with_rules(rules)
 
 
@@ -188,29 +200,34 @@ def _merged(current: Sequence[ChainRule], wanted: tuple[ChainRule, ...], is_mana
 def plan(current: RouterState, target: RouterState) -> list[Operation]:
     """The operations from current to target, in an order that never marks a packet for a service that is not there.
 
-    New services, new real servers, edits in place; then each chain in one swap; then what is to go.
+    The records of services by address; new services, new real servers, edits in place; then each chain in one swap;
+    then what is to go, and its records.
     """
     retiring = _retiring(current, target)
+    records = {key: chain for key, chain in retiring.items() if key.has_records}
+    recorded = {**current.chains, **records}
+    announced = _edits_of_chains(current.chains, records)
     operations: list[Operation] = [*_additions(current.pools, target.pools), *_edits(current.pools, target.pools)]
-    swapped = _edits_of_chains(current.chains, retiring)
+    swapped = _edits_of_chains(recorded, retiring)
     removals = _removals(current.pools, target.pools)
     cleared = _edits_of_chains(retiring, target.chains)
-    return [*operations, *swapped, *removals, *cleared]
+    return [*announced, *operations, *swapped, *removals, *cleared]
 
 
 def _retiring(current: RouterState, target: RouterState) -> dict[ChainId, Chain]:
-    """The chains for as long as services are being removed: the wanted rules, and who owned the marks that go.
+    """The chains for as long as services are being removed: the wanted rules, and who owned the services that go.
 
     Without that record, a run that dies between the swap and the removal would leave services that nobody owns.
     """
     chains = {}
-    gone = {ServiceId(key.family, key.fwmark) for key in current.pools if key.fwmark and key not in target.pools}
+    gone = current.pools.keys() - target.pools.keys()
     for key, wanted in target.chains.items():
-        marks_left = {rule.mark for rule in wanted.rules}
+        left = {rule.service_id(key.family) for rule in wanted.rules}
         owners = {
-            rule.mark: chain_rule(retired(rule.name, rule.mark, key.family))
+            service_id: rule if key.has_records else chain_rule(retired(rule.name, rule.mark, key.family))
             for rule in current.chains[key].rules
-            if rule.name and rule.mark not in marks_left and ServiceId(key.family, rule.mark) in gone
+            for service_id in [rule.service_id(key.family)]
+            if rule.name and service_id in gone and service_id not in left
         }
         chains[key] = _holding(key, wanted, (*wanted.rules, *owners.values())) if owners else wanted
     return chains
@@ -230,6 +247,8 @@ def _giving(chain: Chain) -> set[ChainRule]:
 
 
 def _chain_edits(chain_id: ChainId, before: Chain, after: Chain) -> Sequence[ChainEdit]:
+    if chain_id.tool == NFTABLES and chain_id.has_records:
+        return edit_records(chain_id, before, after)
     if chain_id.tool == NFTABLES:
         return nftables.edit_table(chain_id, before, after)
     edit = edit_chain(chain_id, before, after)

@@ -17,6 +17,7 @@ from ._marks import machine as marks
 from ._model import (
     IPTABLES,
     NFTABLES,
+    Chain,
     ChainEdit,
     ChainId,
     IpvsOperation,
@@ -63,20 +64,21 @@ class Router:
 
     def read(self) -> RouterState:
         """The state as it is. Reading changes nothing and loads no kernel module: what is not loaded is empty."""
-        chains = {}
+        chains: dict[ChainId, Chain] = {}
         for chain_id in self._if_readable:
             with suppress(ParseError):
-                chains[chain_id] = marks.read_chain(chain_id)
+                chains.update(marks.read_chains([chain_id]))
         if self._nftables:
             chains.update(marks.read_nftables())
-        chains.update((chain_id, marks.read_chain(chain_id, self._adopting)) for chain_id in self._chains)
+        chains.update(marks.read_chains(self._chains, self._adopting))
         return RouterState(chains, self.ipvs.pools() if self._with_ipvs else {})
 
     def read_again(self, state: RouterState, operations: Iterable[Operation]) -> RouterState:
         """A state, but what the operations touched as it is now."""
         edited = {operation.id for operation in operations if isinstance(operation, ChainEdit)}
-        by_iptables = (key for key in edited if key.tool == IPTABLES)
-        chains = {key: marks.read_chain(key, self._adopting if key in self._chains else ()) for key in by_iptables}
+        by_iptables = [key for key in edited if key.tool == IPTABLES]
+        chains = marks.read_chains(key for key in by_iptables if key not in self._chains)
+        chains.update(marks.read_chains((key for key in by_iptables if key in self._chains), self._adopting))
         if any(key.tool == NFTABLES for key in edited):
             chains.update(marks.read_nftables())
         touched = {operation.service.id for operation in operations if isinstance(operation, IpvsOperation)}

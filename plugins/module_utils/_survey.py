@@ -17,11 +17,12 @@ from ._marks.iptables import (
     mark_chains,
     parse_chain,
     parse_table,
+    record_chains,
     snat_chains,
 )
 from ._marks.machine import (
     mixed_tables,
-    read_chain,
+    read_chains,
     read_nftables,
     saved_other_ruleset,
     saved_ruleset,
@@ -55,17 +56,18 @@ class Rules:
 
 def read_rules() -> Rules:
     found = Rules()
-    for chain_id in mark_chains():
+    for chain_id, record_chain in zip(mark_chains(), record_chains()):
         try:
             saved = saved_table(chain_id.family, chain_id.table)
             found.chains[chain_id] = parse_chain(saved, chain_id)
+            found.chains[record_chain] = parse_chain(saved, record_chain)
             found.tables[chain_id] = parse_table(saved, chain_id.family)
         except ParseError as error:
             found.problems.append(report.unreadable(chain_id.family, str(error)))
     found.chains.update(read_nftables())
     for chain_id in snat_chains():
         with suppress(ParseError):
-            found.chains[chain_id] = read_chain(chain_id)
+            found.chains.update(read_chains([chain_id]))
     read_hooks(found)
     return found
 

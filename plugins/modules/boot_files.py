@@ -51,11 +51,12 @@ options:
           - The kind of a file in which only a part is ours. Other lines stay as they are, to the byte. A file that was
             not there before goes with our part, if nobody else has written to it.
           - V(iptables) is a text for C(iptables-restore). Chains that O(files[].content) declares are ours, and so are
-            C(LVS-MARK) in table mangle and C(LVS-SNAT) in table nat, with their rules and jumps to them, but for rules
+            C(LVS-MARK) and C(LVS-SERVICE) in table mangle and C(LVS-SNAT) in table nat, with their rules and jumps to
+            them, but for rules
             of M(lvs.fleet.iptables_mark). They are put into the section that the table has already, rules behind the
             others, because C(iptables-restore) empties a table each time that it comes to a section of it.
-          - V(ipvsadm) is a text for C(ipvsadm -R), with our part as a block at the end. Services by a mark of the block
-            are dropped elsewhere in the file; C(ipvsadm-save) puts them there.
+          - V(ipvsadm) is a text for C(ipvsadm -R), with our part as a block at the end. Services of the block are
+            dropped elsewhere in the file; C(ipvsadm-save) puts them there.
           - V(settings) is a file of shell variables, with our part as a block at the end, where it wins.
         type: str
         choices: [iptables, ipvsadm, settings]

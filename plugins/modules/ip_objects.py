@@ -33,7 +33,8 @@ options:
       - "C(link add NAME up type ipip|gre|ip6gre local ADDRESS [icsum]) and
         C(link add NAME up type ip6tnl mode ip6ip6 local ADDRESS), tunnels with any other end"
       - "C([-6] fou add port PORT gue)"
-      - "C([-6] rule add [from ADDRESS] [fwmark MARK] lookup main|TABLE [suppress_prefixlength 0] priority PRIORITY)"
+      - "C([-6] rule add [from ADDRESS] [to ADDRESS] [fwmark MARK] lookup main|TABLE [suppress_prefixlength 0]
+        priority PRIORITY)"
       - "C([-6] route add local default dev lo table TABLE) and C([-6] route add default via ADDRESS table TABLE)"
       - Anything else is refused. The family may be left out where an address tells it.
     type: list

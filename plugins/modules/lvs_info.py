@@ -314,15 +314,17 @@ firewalls:
     - {name: docker, evidence: chain DOCKER of ipv4 table nat}
 adoptable:
   description:
-    - The services made by hand, with a mark that MARK rules in C(PREROUTING) give, in the shape of RV(services) and not
-      among them.
+    - The services made by hand, by address or with a mark that MARK rules in C(PREROUTING) give, in the shape of
+      RV(services) and not among them.
     - Declare RV(adoptable.before), RV(services) and RV(adoptable.behind) as one list in this order, with
       O(lvs.fleet.lvs_service#module:adopt), and nothing changes for any packet.
   returned: success
   type: dict
   contains:
     before:
-      description: Those whose rules stand before our jump. Our rules override them, as later services do earlier ones.
+      description:
+        - Those by address, and those whose rules stand before our jump.
+        - Our rules override them, as later services do earlier ones.
       returned: success
       type: list
       elements: dict
@@ -351,7 +353,9 @@ problems:
   description:
     - What does not fit together, each with a C(kind), a C(message), and what it is about.
     - C(mark_without_service) - packets get a mark that IPVS does not know. C(service_without_mark) - no rule gives the
-      mark of an IPVS service. C(vip_not_local) - the destination is no address of the router.
+      mark of an IPVS service. C(record_without_service) - IPVS does not have a service by address that is on record.
+      C(hidden) - all packets to a service by address get a mark, whose service the kernel prefers. C(vip_not_local) -
+      the destination is no address of the router.
     - C(jump) - our chain is not entered, or more than once. C(foreign_rule) - a rule of somebody else is in our chain.
       C(not_declarable) - no single declaration makes a service of ours as it is now, or no declaration makes an IPVS
       service, with the reason. C(duplicate) - a rule made by hand

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: lvs_service
-short_description: Manage virtual services by firewall mark, MARK rules and IPVS table together
+short_description: Manage virtual services by firewall mark or by address, MARK rules and IPVS table together
 version_added: 0.1.0
 description:
   - A virtual service with several ports has two halves. iptables gives its packets a firewall mark, and IPVS balances
     what carries the mark. This module manages both as one object and in one transaction.
+  - A service without O(services[].fwmark) is balanced by address. IPVS has one service for each destination, protocol
+    and port of it, and no packet is marked. Whose these services are is on record in the chain C(LVS-SERVICE) of table
+    C(mangle), to which nothing leads, or with O(marking=nftables) in a set of the table C(lvs-service).
   - The MARK rules live in the chain C(LVS-MARK) of table C(mangle), each with the comment C(lvs:NAME). The chain is
     entered by one jump from C(PREROUTING). No other rule and no other chain is touched.
   - A service that is there is edited in place, never deleted and added again, and its connections go on. New
@@ -42,11 +45,16 @@ options:
       fwmark:
         description:
           - The firewall mark, 1 to 2147483647. Together with the family it identifies the IPVS service. Unique.
+          - Without it the service is balanced by address. Then destinations are single addresses, ports are single
+            ports, and there is neither O(services[].traffic[].source) nor O(services[].traffic[].in_interface). A
+            client
+            stays with its real server for each port alone, so O(services[].persistence_timeout) goes with one port
+            only.
+          - Where a service by mark and one by address match the same packet, the kernel takes that by mark.
         type: int
-        required: true
       traffic:
         description:
-          - Which packets get the mark. At least one entry; with O(state=absent) it may be left out.
+          - Which packets are balanced. At least one entry; with O(state=absent) it may be left out.
           - With IPv4 and IPv6 destinations the service exists in both families under the same mark.
         type: list
         elements: dict
@@ -64,7 +72,8 @@ options:
             required: true
           ports:
             description:
-              - Destination ports, each a number or a range such as V(10000:20000). Leave it out for every port.
+              - Destination ports, each a number or a range such as V(10000:20000). Leave it out for every port, which
+                by address takes O(services[].persistence_timeout).
               - Put ranges in quotes. YAML takes a bare 20:21 for the number 1221.
               - As many as you like. A rule has 15 slots, of which a range takes two; there are as many rules as needed.
             type: list
@@ -123,8 +132,9 @@ options:
         description:
           - What the protocol needs beside the mark. V(ftp) is for FTP, whose control connection names the address and
             port of a data connection.
-          - It demands the tcp ports 20 and 21 among the ports and a O(services[].persistence_timeout), whatever the
-            forwarding method. The passive ports of the real servers belong there as well, for instance V(10000:10100).
+          - It demands a O(services[].persistence_timeout), whatever the forwarding method, and the tcp ports 20 and 21
+            among the ports; by address the port 21 alone, as the kernel finds the others itself. By mark the passive
+            ports of the real servers belong there as well, for instance V(10000:10100).
           - With masquerading it needs exactly one destination address of a family. The data connections of active FTP
             then come from that address, by a rule for each real server in the chain C(LVS-SNAT) of table C(nat), which
             is entered by one jump from C(POSTROUTING). These rules also make the kernel track connections. Without that
@@ -135,7 +145,8 @@ options:
       real_servers:
         description:
           - The real servers. Each belongs to the half of the service that has its own family.
-          - They get the packets on the port that the client asked for.
+          - They get the packets on the port that the client asked for, unless they have a
+            O(services[].real_servers[].port).
         type: list
         elements: dict
         default: []
@@ -144,6 +155,12 @@ options:
             description: The address of the real server.
             type: str
             required: true
+          port:
+            description:
+              - The port that the real server listens on, if it is another one than that of the service. Only with the
+                forwarding method V(masquerade), and only by address, where the traffic has one port.
+              - By mark the kernel would send all ports of the service to it, or with persistence none.
+            type: int
           weight:
             description:
               - Its share, 0 to 65535. With V(0) it keeps its connections, and new clients go to other real servers.
@@ -203,8 +220,9 @@ options:
         would remove more fails before it changes anything, in check mode too, and its message names the services.
       - It is a guard against a list that got shorter by accident. Ansible does not merge lists of several variable
         files; one replaces the other.
-      - A service counts if a rule that this module wrote gives its mark, and there is an IPVS service for the mark.
-        Both families of a service count once. A new name or a new mark is no removal.
+      - A service counts if a rule that this module wrote gives its mark, and there is an IPVS service for the mark; by
+        address, if there is an IPVS service of it that is on record. Both families and all addresses of a service count
+        once. A new name or a new mark is no removal.
       - V(0) allows no removal at all. From V(1) on one of several services may go, and only with V(100) all of them.
       - The role C(lvs.fleet.lvs_router) has a default of its own, 50.
     type: int
@@ -234,7 +252,7 @@ options:
       - If our jump is not there yet, it comes to the place of the last such rule.
       - If another rule between such a rule and our jump may see the same packets, and may change their mark or end the
         chain, the module fails before it changes anything, and its message names both rules.
-      - The IPVS half needs no adoption. A service by a declared mark is edited in place, whoever made it.
+      - The IPVS half needs no adoption. A service by a declared mark or address is edited in place, whoever made it.
       - Only with O(marking=iptables). Take the rules over first, and change O(marking) then.
     type: bool
     default: false
@@ -261,6 +279,24 @@ EXAMPLES = r"""
           - {address: 10.0.0.11, weight: 10}
           - {address: 10.0.0.12, weight: 10}
 
+- name: Balance mail by address, and an application that listens on another port
+  lvs.fleet.lvs_service:
+    services:
+      - name: mail
+        traffic:
+          - destination: [192.0.2.11, "2001:db8:0:10::11"]
+            protocol: tcp
+            ports: [25, 587]
+        real_servers:
+          - {address: 10.0.0.21}
+          - {address: "2001:db8:0:1::21"}
+      - name: app
+        traffic:
+          - {destination: 192.0.2.12, protocol: tcp, ports: 80}
+        forward_method: masquerade
+        real_servers:
+          - {address: 10.0.0.31, port: 8080}
+
 - name: Take the rules and the service over that somebody made by hand
   lvs.fleet.lvs_service:
     services: "{{ lvs_services }}"
@@ -274,7 +310,7 @@ EXAMPLES = r"""
 - name: Take a service away, and leave the others alone
   lvs.fleet.lvs_service:
     services:
-      - {name: web, fwmark: 80}
+      - {name: web}
     state: absent
 """
 
@@ -309,7 +345,7 @@ from ansible_collections.lvs.fleet.plugins.module_utils._declared.params import 
 from ansible_collections.lvs.fleet.plugins.module_utils._engine import converge, invocation
 from ansible_collections.lvs.fleet.plugins.module_utils._errors import LvsError, ValidationError
 from ansible_collections.lvs.fleet.plugins.module_utils._guard import check_removals
-from ansible_collections.lvs.fleet.plugins.module_utils._marks.iptables import mark_chains, snat_chains
+from ansible_collections.lvs.fleet.plugins.module_utils._marks.iptables import mark_chains, record_chains, snat_chains
 from ansible_collections.lvs.fleet.plugins.module_utils._marks.ownership import shared
 from ansible_collections.lvs.fleet.plugins.module_utils._model import IPTABLES, MARKINGS, Declaration, RouterState
 from ansible_collections.lvs.fleet.plugins.module_utils._module import Module
@@ -320,9 +356,10 @@ from ansible_collections.lvs.fleet.plugins.module_utils._router import Router
 def router_for(declared: Declaration) -> Router:
     """The router with table nat, which only FTP needs: where it is not readable, the others must go on."""
     adopting = declared.rules if declared.adopt else ()
+    chains = (*record_chains(), *mark_chains())
     if declared.snat_rules:
-        return Router((*snat_chains(), *mark_chains()), ipvs=True, adopting=adopting, nftables=True)
-    return Router(mark_chains(), ipvs=True, if_readable=snat_chains(), adopting=adopting, nftables=True)
+        return Router((*snat_chains(), *chains), ipvs=True, adopting=adopting, nftables=True)
+    return Router(chains, ipvs=True, if_readable=snat_chains(), adopting=adopting, nftables=True)
 
 
 def declaration(params: dict[str, Any]) -> Declaration:

@@ -15,7 +15,8 @@ _INTERFACE = r"[\w.:@-]{1,15}|[\w.:@-]{1,14}\+"
 _PORTS = r"[0-9]{1,5}(:[0-9]{1,5})?(,[0-9]{1,5}(:[0-9]{1,5})?){0,14}"
 
 _FRAME = re.compile(
-    r"\*(mangle|nat)|COMMIT|:LVS-(MARK|SNAT|MSS) - \[0:0\]|-A (PREROUTING|POSTROUTING|OUTPUT) -j LVS-(MARK|SNAT|MSS)"
+    r"\*(mangle|nat)|COMMIT|:LVS-(MARK|SERVICE|SNAT|MSS) - \[0:0\]"
+    r"|-A (PREROUTING|POSTROUTING|OUTPUT) -j LVS-(MARK|SNAT|MSS)"
 )
 _RULE_OPTIONS = {
     "-s": rf"{_ADDRESS}/[0-9]{{1,3}}",
@@ -32,8 +33,9 @@ _RULE_OPTIONS = {
     "--set-mss": "[0-9]{3,5}",
 }
 _NFT = re.compile(
-    r"(add|delete) (table|map|set|chain|rule|element) ip6? lvs-mark"
-    r"( (exact|ranges|retired|conditional|prerouting|declared)( [\w .:/{},;@*-]*)?)?", re.ASCII
+    r"(add|delete) (table|map|set|chain|rule|element) ip6? "
+    r"(lvs-mark( (exact|ranges|retired|conditional|prerouting|declared)( [\w .:/{},;@*-]*)?)?"
+    r"|lvs-service( services( [\w .:{},;]*)?)?)", re.ASCII
 )  # fmt: skip
 _NFT_QUOTED = re.compile(
     rf' (comment "lvs(:{_NAME}| exact| ranges| conditional)"|iifname "[\w.:@*-]{{1,15}}")', re.ASCII
@@ -59,9 +61,10 @@ def rules_in(transaction: str) -> int:
 def check_rule(line: str) -> None:
     plain = line.replace("--tcp-flags SYN,RST SYN ", "").replace("-m comment --comment iptables_mark ", "", 1)
     words = shlex.split(plain)
-    assert words[0] == "-A" and re.fullmatch("LVS-(MARK|SNAT|MSS)", words[1]), line
+    assert words[0] == "-A" and re.fullmatch("LVS-(MARK|SERVICE|SNAT|MSS)", words[1]), line
     options, values = words[2::2], words[3::2]
-    assert len(options) == len(values) and options.count("-j") == 1, line
+    # A record of a service by address does nothing.
+    assert len(options) == len(values) and options.count("-j") == (words[1] != "LVS-SERVICE"), line
     assert len(set(zip(options, values, strict=True))) == len(options), line
     for option, value in zip(options, values, strict=True):
         assert re.fullmatch(_RULE_OPTIONS.get(option, "none"), value, re.ASCII), line

@@ -33,6 +33,7 @@ import pytest
 from ansible.module_utils.testing import patch_module_args
 
 CHAIN = "LVS-MARK"
+RECORDS = "(:LVS-SERVICE .*|-A LVS-SERVICE .*)"
 SNAT = "(:LVS-SNAT .*|-A LVS-SNAT .*|-A POSTROUTING -j LVS-SNAT)"
 FAMILIES = ("ipv4", "ipv6")
 IPTABLES = {"ipv4": "iptables", "ipv6": "ip6tables"}
@@ -129,14 +130,16 @@ class Snapshot:
     modules: frozenset[str]
 
     def own_rules(self, family: str, chain: str = CHAIN) -> list[str]:
-        """The chain in table mangle and that in table nat, the jumps to them, and all rules in them."""
-        mine = re.compile(rf"\*mangle (:{chain} .*|-A {chain} .*|-A PREROUTING -j {chain})|\*nat {SNAT}")
+        """The chains in table mangle and that in table nat, the jumps to them, and all rules in them."""
+        mark = rf":{chain} .*|-A {chain} .*|-A PREROUTING -j {chain}"
+        records = [rf"|\*mangle {RECORDS}"] if chain == CHAIN else []
+        mine = re.compile(rf"\*mangle ({mark})|\*nat {SNAT}{''.join(records)}")
         return [line for table, line in self._lines(family) if mine.fullmatch(f"{table} {line}")]
 
     def foreign_rules(self, family: str) -> str:
         """All tables without our chains and the jumps to them; rules in LVS-MARK stay if they are not ours."""
         mark = rf':{CHAIN} .*|-A PREROUTING -j {CHAIN}|-A {CHAIN} .*--comment "lvs:.*'
-        own = re.compile(rf"\*mangle ({mark})|\*nat {SNAT}")
+        own = re.compile(rf"\*mangle ({mark}|{RECORDS})|\*nat {SNAT}")
         return "\n".join(line for table, line in self._lines(family) if not own.fullmatch(f"{table} {line}"))
 
     def _lines(self, family: str) -> Iterator[tuple[str, str]]:

@@ -9,6 +9,7 @@ lines of ipvsadm.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +25,8 @@ Ports = list[tuple[int, int]]
 Traffic = dict[tuple[str, str, str, str], Ports]
 # Name, mark, mask and the traffic that gets it.
 Block = tuple[str, int, int, Traffic]
-Key = tuple[str, int]
+# A service in the words of ipvsadm: -f 80 -6, or -t 192.0.2.10:25.
+Key = str
 
 ANY_PORT = [(0, 65535)]
 FULL = 0xFFFFFFFF
@@ -100,30 +102,72 @@ def active_ftp(service: Service, family: str) -> set[str]:
 
 
 def marked_pools(service: Service) -> dict[Key, list[str]]:
-    """The lines of ipvsadm -Sn of a service, thresholds included, for each family that it is in."""
+    """The lines of ipvsadm -Sn of an item of lvs_service, thresholds included, for each IPVS service that it has."""
+    own = {
+        family: [server for server in service["real_servers"] if family_of(server["address"]) == family]
+        for family in FAMILIES
+    }
+    if "fwmark" not in service:
+        return {
+            address_words(*end): pool_lines(
+                address_words(*end), family_of(end[1]), service, own[family_of(end[1])], end[2]
+            )
+            for end in ends(service)
+        }
     return {
-        (family, service["fwmark"]): pool_lines(
-            words(family, service["fwmark"]),
-            family,
-            service,
-            [server for server in service["real_servers"] if family_of(server["address"]) == family],
-        )
+        words(family, service["fwmark"]): pool_lines(words(family, service["fwmark"]), family, service, own[family])
         for family in families_of(service)
     }
 
 
+def ends(service: Service) -> list[tuple[str, str, int]]:
+    """Protocol, address and port of what an item without fwmark is balanced by."""
+    [entry] = service["traffic"]
+    return list(product(entry["protocol"], entry["destination"], entry.get("ports", [0])))
+
+
+def address_words(protocol: str, address: str, port: int) -> Key:
+    option = {"tcp": "-t", "udp": "-u", "sctp": "--sctp-service"}[protocol]
+    return f"{option} {endpoint(address, port)}"
+
+
+def records(service: Service, family: str) -> set[str]:
+    """The lines of iptables-save that say whose the services by address of an item are."""
+    return {
+        f"-A LVS-SERVICE -d {_network(address)} -p {protocol}{f' -m multiport --dports {port}' if port else ''}"
+        f' -m comment --comment "lvs:{service["name"]}"'
+        for protocol, address, port in (ends(service) if "fwmark" not in service else ())
+        if family_of(address) == family
+    }
+
+
+def unrecorded(snapshot: Snapshot) -> set[Key]:
+    """The services by address that nothing says the owner of."""
+    found = {line.split(" -s ")[0][3:] for line in snapshot.services() if re.match("-A -(t|u|-sctp)", line)}
+    for family in FAMILIES:
+        for line in snapshot.own_rules(family):
+            said = shlex.split(line)
+            option = dict(pairwise(said))
+            if said[:2] == ["-A", "LVS-SERVICE"] and option.get("--comment", "").startswith("lvs:"):
+                end = (option["-p"], option["-d"].partition("/")[0], int(option.get("--dports", 0)))
+                found.discard(address_words(*end))
+    return found
+
+
 def address_pool(service: Service) -> list[str]:
-    """The same of a service by address, as ipvs_service takes it."""
-    option = {"tcp": "-t", "udp": "-u", "sctp": "--sctp-service"}[service["protocol"]]
+    """The lines of a service by address, as ipvs_service takes it."""
     address, port = service["address"], service["port"]
-    head = f"{option} {endpoint(address, port)}"
+    head = address_words(service["protocol"], address, port)
     return pool_lines(head, family_of(address), service, service["real_servers"], port)
 
 
 def pool_lines(head: str, family: str, service: Service, servers: Sequence[dict[str, Any]], port: int = 0) -> list[str]:
     return [
         f"-A {head} -s {service['scheduler']}{_settings(service, family)}",
-        *(f"-a {head} -r {endpoint(server['address'], port)} {_server(server)}" for server in servers),
+        *(
+            f"-a {head} -r {endpoint(server['address'], server.get('port', port))} {_server(server)}"
+            for server in servers
+        ),
     ]
 
 
@@ -189,7 +233,7 @@ def lone_marks(snapshot: Snapshot) -> set[Key]:
     """Marks that our rules give to packets while there is no service for them."""
     lines = snapshot.services()
     return {
-        (family, mark)
+        words(family, mark)
         for family in FAMILIES
         for _name, mark, _mask, traffic in blocks(snapshot, family)
         if any(source not in NOWHERE for source, *_rest in traffic)
@@ -227,21 +271,21 @@ class Model:
 
     def absent(self, services: Sequence[Service]) -> None:
         names = {service["name"] for service in services}
-        marks = {(family, service["fwmark"]) for service in services for family in FAMILIES}
+        marks = {words(family, service["fwmark"]) for service in services if "fwmark" in service for family in FAMILIES}
         self._drop(marks | self._given(names))
         self.services = {name: service for name, service in self.services.items() if name not in names}
         self.declared = [name for name in self.declared if name in self.services]
 
     def _given(self, names: Iterable[str]) -> set[Key]:
         known = [self.services[name] for name in names if name in self.services]
-        return {(family, service["fwmark"]) for service in known for family in families_of(service)}
+        return {key for service in known for key in marked_pools(service)}
 
     def _drop(self, gone: set[Key]) -> None:
         self.pools = {key: lines for key, lines in self.pools.items() if key not in gone}
 
     def lone_marks(self) -> set[Key]:
         """A service that was removed by its mark, while another name gives that as well: so it was asked for."""
-        return self._given(self.services) - self.pools.keys()
+        return {key for key in self._given(self.services) - self.pools.keys() if key.startswith("-f ")}
 
     def agrees_with(self, snapshot: Snapshot) -> None:
         """Our half of the router, in both tools, is what it should be; what is not ours is for others to compare."""
@@ -253,13 +297,17 @@ class Model:
             lines = snapshot.own_rules(family)
             ftp = {line for service in self.services.values() for line in active_ftp(service, family)}
             assert {line for line in lines if line.startswith("-A LVS-SNAT ")} == ftp
+            recorded = {line for service in self.services.values() for line in records(service, family)}
+            assert {line for line in lines if line.startswith("-A LVS-SERVICE ")} == recorded
             assert lines.count(f"-A PREROUTING -j {CHAIN}") == any(line.startswith(f"-A {CHAIN} ") for line in lines)
-        own = [words(*key) for key in self.pools]
-        assert services_of(snapshot, own) == sorted(line for lines in self.pools.values() for line in lines)
+        assert services_of(snapshot, list(self.pools)) == sorted(
+            line for lines in self.pools.values() for line in lines
+        )
         assert lone_marks(snapshot) == self.lone_marks()
 
     def _blocks(self, family: str) -> list[Block]:
-        there = ((service, traffic_of(service["traffic"], family)) for service in self.services.values())
+        marked = (service for service in self.services.values() if "fwmark" in service)
+        there = ((service, traffic_of(service["traffic"], family)) for service in marked)
         return [(service["name"], service["fwmark"], FULL, traffic) for service, traffic in there if traffic]
 
 

@@ -41,6 +41,7 @@ from ansible_collections.lvs.fleet.tests.unit.strategies import (
     MARKS,
     NAMES,
     SCHEDULERS,
+    address_service,
     declared_ipvs,
     declared_marks,
     declared_services,
@@ -50,7 +51,10 @@ from ansible_collections.lvs.fleet.tests.unit.strategies import (
 Service = dict[str, Any]
 
 CHAIN_OF_OTHERS = "SOAK-MARK"
-ANY_SERVICE = st.tuples(st.sampled_from(NAMES), st.sampled_from(MARKS)).flatmap(lambda pair: virtual_service(*pair))
+ANY_SERVICE = st.one_of(
+    st.tuples(st.sampled_from(NAMES), st.sampled_from(MARKS)).flatmap(lambda pair: virtual_service(*pair)),
+    st.sampled_from(NAMES).flatmap(address_service),
+)
 PURGES = st.sampled_from(["owned", "owned", "none"])
 PLACES = st.integers(0, 9)
 WRITES = {marks_machine.write.__code__, IpvsTable.write.__code__}
@@ -77,6 +81,17 @@ SERVICE_DAMAGE = (
     "-d {service} -r {server}",
     "-e {service} -r {server} -g -w 77",
     "-e {service} -r {server} -m -w 1 -x 9 -y 3",
+)
+# ipvsadm refuses or changes them for a service by address: all ports without persistence, a port that is not its own.
+OF_MARKS = tuple(damage for damage in SERVICE_DAMAGE if " -g " in damage or "-b flag-3" in damage)
+# What somebody does by hand to the records of services by address.
+RECORD_DAMAGE = (
+    "-F LVS-SERVICE",
+    "-F LVS-SERVICE\n-X LVS-SERVICE",
+    "-D LVS-SERVICE {rule}",
+    "-A LVS-SERVICE {rule}",
+    '-A LVS-SERVICE -d {host} -p tcp -m multiport --dports 9 -m comment --comment "lvs:ghost"',
+    "-A LVS-SERVICE -d {host} -p udp -j RETURN",
 )
 HOSTS = {"ipv4": "203.0.113.200", "ipv6": "2001:db8:9::200"}
 # What others do for themselves: how it comes and how it goes.
@@ -125,6 +140,8 @@ def changed(service: Service, change: str, by: int) -> Service:
         return {**service, "real_servers": [{**server, "weight": by} for server in servers]}
     if change == "servers":
         return {**service, "real_servers": servers[1:] if by % 2 else servers[::-1]}
+    if "fwmark" not in service and len(service["traffic"][0].get("ports", [0])) > 1:
+        return service
     return {**service, "persistence_timeout": 60 + by}
 
 
@@ -171,7 +188,7 @@ class SoakedRouter(RuleBasedStateMachine):
         self.foreign_services = self._services_of_others()
 
     def _services_of_others(self) -> list[str]:
-        return oracle.services_of(self.there, [oracle.words(*key) for key in self.model.pools], others=True)
+        return oracle.services_of(self.there, list(self.model.pools), others=True)
 
     @invariant()
     def the_router_is_as_the_model_says(self) -> None:
@@ -222,7 +239,8 @@ class SoakedRouter(RuleBasedStateMachine):
         self.converge(self.with_service(new, place), purge)
 
     def with_service(self, new: Service, place: int) -> list[Service]:
-        left = [old for old in self.services if old["name"] != new["name"] and old["fwmark"] != new["fwmark"]]
+        mark = new.get("fwmark", 0)
+        left = [old for old in self.services if old["name"] != new["name"] and old.get("fwmark") != mark]
         return [*left[:place], new, *left[place:]]
 
     @precondition(lambda self: self.services)
@@ -251,7 +269,8 @@ class SoakedRouter(RuleBasedStateMachine):
     @rule(place=PLACES)
     def a_service_is_absent(self, place: int) -> None:
         self.budget.spend("state absent")
-        gone = [{key: self.services[place % len(self.services)][key] for key in ("name", "fwmark")}]
+        service = self.services[place % len(self.services)]
+        gone = [{key: service[key] for key in ("name", "fwmark") if key in service}]
         run = partial(self.router.run, "lvs_service", services=gone, state="absent", lock_timeout=0)
         before = self.there
         foretold, done = run(check=True), run()
@@ -282,6 +301,21 @@ class SoakedRouter(RuleBasedStateMachine):
             self.others_are_as_they_are()
         self.converge(self.services)
 
+    @precondition(lambda self: self.services and not self.undeclared())
+    @rule(damage=st.sampled_from(RECORD_DAMAGE), family=st.sampled_from(FAMILIES), place=PLACES)
+    def somebody_changes_our_records(self, damage: str, family: str, place: int) -> None:
+        own = [line.removeprefix("-A LVS-SERVICE ") for line in self.there.own_rules(family) if "lvs:" in line]
+        own = [line for line in own if not line.startswith("-A ")]
+        if not own:
+            return
+        self.budget.spend("drift of records")
+        self.router.iptables(damage.format(rule=own[place % len(own)], host=HOSTS[family]), family)
+        self.look()
+        self.converge(self.services)
+        if "-j RETURN" in damage:
+            self.router.iptables(damage.replace("-A", "-D", 1).format(host=HOSTS[family]), family)
+            self.look()
+
     @precondition(lambda self: self.model.pools)
     @rule(damage=st.sampled_from(SERVICE_DAMAGE), place=PLACES)
     def somebody_changes_our_services(self, damage: str, place: int) -> None:
@@ -291,11 +325,11 @@ class SoakedRouter(RuleBasedStateMachine):
         self.budget.spend("drift of services")
         key = declared[place % len(declared)]
         servers = [line.split()[line.split().index("-r") + 1] for line in self.model.pools[key][1:]]
-        if "{server}" in damage and not servers:
+        if ("{server}" in damage and not servers) or (damage in OF_MARKS and not key.startswith("-f ")):
             return
-        host = oracle.endpoint(HOSTS[key[0]], 0).removesuffix(":0")
+        host = oracle.endpoint(HOSTS["ipv6" if "[" in key or "-6" in key else "ipv4"], 0).removesuffix(":0")
         server = servers[place % len(servers)] if servers else ""
-        self.router.ipvsadm(damage.format(service=oracle.words(*key), host=host, server=server))
+        self.router.ipvsadm(damage.format(service=key, host=host, server=server))
         self.look()
         self.converge(self.services)
 
@@ -329,7 +363,12 @@ class SoakedRouter(RuleBasedStateMachine):
     def other_modules(self, rules: list[dict[str, Any]], services: list[dict[str, Any]]) -> None:
         """iptables_mark in a chain of its own and ipvs_service by address: somebody else's to lvs_service."""
         self.budget.spend("iptables_mark and ipvs_service")
-        by_address = [service for service in services if "address" in service]
+        by_address = [
+            service
+            for service in services
+            if "address" in service
+            if oracle.address_words(service["protocol"], service["address"], service["port"]) not in self.model.pools
+        ]
         runs = [
             partial(self.router.run, "iptables_mark", chain=CHAIN_OF_OTHERS, rules=rules, purge=True, lock_timeout=0),
             partial(self.router.run, "ipvs_service", services=by_address, lock_timeout=0),
@@ -393,8 +432,9 @@ class SoakedRouter(RuleBasedStateMachine):
         killed = answer is None
         assert killed or not answer.get("failed"), answer
         self.budget.spend("kill -9" if killed else "kill -9, too late")
-        lone = oracle.lone_marks(self.there)
+        lone, unrecorded = oracle.lone_marks(self.there), oracle.unrecorded(self.there)
         assert oracle.lone_marks(self.look()) <= lone
+        assert oracle.unrecorded(self.there) <= unrecorded
         self.converge(services)
 
     @rule()

@@ -148,8 +148,6 @@ class Table:
         for option, value in options.items():
             if not self._fits(chains, option, value, matches, options):
                 raise Refused(f"bad option: {option} {value}", 2)
-        if "-j" not in options:
-            raise Refused("a rule without target", 2)
 
     def _fits(
         self, chains: dict[str, list[Rule]], option: str, value: str, matches: list[str], options: dict[str, str]

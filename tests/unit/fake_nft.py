@@ -83,8 +83,9 @@ class Nft:
         table.maps.setdefault(name, {})
         table.types[name] = rest
 
-    def _add_set(self, table: NftTable, name: str, rest: str, _family: str) -> None:
-        if rest != "{ type mark; }":
+    def _add_set(self, table: NftTable, name: str, rest: str, family: str) -> None:
+        address = "ipv4_addr" if family == "ip" else "ipv6_addr"
+        if rest not in ("{ type mark; }", f"{{ type {address} . inet_proto . inet_service; }}"):
             raise NftError("syntax error")
         table.maps.setdefault(name, {})
         table.types[name] = rest
@@ -140,12 +141,12 @@ class Nft:
         if not found or name not in table.maps:
             raise NftError("syntax error")
         elements, (key, comment, mark) = table.maps[name], found.groups()
-        if (mark is None) != (name == "retired"):
+        if (mark is None) == (" : mark;" in table.types[name]):
             raise NftError("syntax error")
         self._check_key(table.types[name], key, family)
         if "interval" in table.types[name] and any(other != key and _overlap(other, key) for other in elements):
             raise NftError("Could not process rule: File exists")
-        value = (comment or "", int(mark or key, 16))
+        value = (comment or "", int(mark or (key if " . " not in key else "0"), 16))
         if elements.setdefault(key, value)[1] != value[1]:
             raise NftError("Could not process rule: File exists")
 
@@ -203,6 +204,10 @@ class Nft:
             listed = [_element(mark, comment) for _key, (comment, mark) in elements]
             return {"set": {**place, "name": name, "type": "mark", **({"elem": listed} if listed else {})}}
         address = "ipv4_addr" if place["family"] == "ip" else "ipv6_addr"
+        if " : mark;" not in table.types[name]:
+            keys = [_element(_concatenation(key), comment) for key, (comment, _mark) in elements]
+            kind = [address, "inet_proto", "inet_service"]
+            return {"set": {**place, "name": name, "type": kind, **({"elem": keys} if keys else {})}}
         shown: dict[str, Any] = {**place, "name": name, "type": [address, "inet_proto", "inet_service"], "map": "mark"}
         if "interval" in table.types[name]:
             shown["flags"] = ["interval"]

@@ -20,7 +20,8 @@ from ansible.module_utils.common import warnings
 from ansible.module_utils.common.parameters import PASS_VARS
 
 from ansible_collections.lvs.fleet.plugins.module_utils._ipvs.wire import encode_id, encode_real_server, encode_service
-from ansible_collections.lvs.fleet.plugins.module_utils._marks.iptables import mark_chains, snat_chains
+from ansible_collections.lvs.fleet.plugins.module_utils._marks.iptables import mark_chains, record_chains, snat_chains
+from ansible_collections.lvs.fleet.plugins.module_utils._marks.nft_records import edit_records, record_table
 from ansible_collections.lvs.fleet.plugins.module_utils._marks.nftables import table_lines, table_words
 from ansible_collections.lvs.fleet.plugins.module_utils._model import NFTABLES, Chain, ChainId, RouterState
 from ansible_collections.lvs.fleet.plugins.module_utils._router import Router
@@ -30,7 +31,7 @@ CHAIN = "LVS-MARK"
 MARKS, MARKS6 = mark_chains()
 # Since 2.21 the controller has to ask for the invocation, as it does with -vvv; older ones refuse to be asked.
 _INVOCATION = {"_ansible_inject_invocation": True} if "inject_invocation" in PASS_VARS else {}
-CHAINS = (*snat_chains(), MARKS, MARKS6)
+CHAINS = (*snat_chains(), *record_chains(), MARKS, MARKS6)
 
 
 def run_module(module: ModuleType, kernel: FakeKernel, check: bool = False, **options: Any) -> dict[str, Any]:
@@ -105,9 +106,11 @@ def kernel_with(state: RouterState) -> FakeKernel:
             kernel.nft.run("\n".join(_table(key, content)))
             continue
         chains = getattr(kernel, key.table)[key.family].chains
-        chains[key.hook] += [Rule("-p tcp -j CONNMARK --restore-mark"), Rule("-s 10.1.1.1/32 -j RETURN")]
+        if not key.has_records:
+            chains[key.hook] += [Rule("-p tcp -j CONNMARK --restore-mark"), Rule("-s 10.1.1.1/32 -j RETURN")]
         if content.exists:
-            chains[key.hook] += [Rule(f"-j {key.name}")] * content.jumps
+            if content.jumps:
+                chains[key.hook] += [Rule(f"-j {key.name}")] * content.jumps
             chains["OUTPUT"] += [Rule(f"-p udp -j {key.name}") for _number in range(content.references)]
             chains[key.name] = [Rule(rule.text) for rule in content.rules]
     for pool in state.pools.values():
@@ -121,6 +124,10 @@ def _table(key: ChainId, content: Chain) -> list[str]:
     """The commands that make a table of nftables, with something of somebody else for a reference."""
     if not content.exists:
         return []
+    if key.has_records:
+        lines = [line for edit in edit_records(key, Chain(), content) for line in edit.lines]
+        other = [f"add set {record_table(key.family)} other {{ type mark; }}"] * content.references
+        return [*lines, *other]
     other = [f"add set {table_words(key.family)} other {{ type mark; }}"] * content.references
     return [*table_lines(key.family, content), *other]
 

@@ -17,13 +17,16 @@ from ansible_collections.lvs.fleet.plugins.module_utils._marks.iptables import (
     chain_rule,
     mark_chains,
     parse_rule,
+    record_chains,
     retired,
     snat_chains,
 )
+from ansible_collections.lvs.fleet.plugins.module_utils._marks.nft_records import in_order, nft_record_chains
 from ansible_collections.lvs.fleet.plugins.module_utils._marks.nftables import nftables_chains
 from ansible_collections.lvs.fleet.plugins.module_utils._model import (
     FAMILIES,
     MARKINGS,
+    NFTABLES,
     Chain,
     ChainRule,
     RouterState,
@@ -33,6 +36,9 @@ from ansible_collections.lvs.fleet.plugins.module_utils._plan import declared_ru
 from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel, Rule
 
 NAMES = ("web", "ftp", "dns", "x" * 63)
+# Ports of services by address, by name. This one may have every port.
+EVERY_PORT = "x" * 63
+PORTS_OF = {"web": (80, 443), "ftp": (21,), "dns": (53, 5353), EVERY_PORT: (1, 65535)}
 MARKS = (1, 2, 80, 2**31 - 1)
 NETWORKS = {
     "ipv4": ("192.0.2.10", "192.0.2.11", "192.0.2.0/24", "0.0.0.0/0"),
@@ -134,7 +140,29 @@ def declared_services(draw: Any) -> list[dict[str, Any]]:
     """The option services of lvs_service."""
     names = draw(some(NAMES, least=0))
     fwmarks = draw(some(MARKS, least=len(names), most=len(names)))
-    return [draw(virtual_service(name, fwmark)) for name, fwmark in zip(names, fwmarks, strict=True)]
+    return [
+        draw(address_service(name) if draw(st.integers(0, 2)) == 0 else virtual_service(name, fwmark))
+        for name, fwmark in zip(names, fwmarks, strict=True)
+    ]
+
+
+@st.composite
+def address_service(draw: Any, name: str) -> dict[str, Any]:
+    """A service by address; each name has ports of its own, so that no two of them want the same."""
+    families = draw(st.sampled_from([("ipv4",), ("ipv6",), FAMILIES]))
+    chosen = draw(settings())
+    ports = draw(some(PORTS_OF[name], most=1 if "persistence_timeout" in chosen else 2))
+    entry = {
+        "destination": [NETWORKS[family][0] for family in families],
+        "protocol": draw(some(["udp"] if chosen["one_packet"] else ["tcp", "udp", "sctp"], most=2)),
+    }
+    if name != EVERY_PORT or "persistence_timeout" not in chosen:
+        entry["ports"] = ports
+    servers = draw(real_server_list(families))
+    for server in servers:
+        if server["forward_method"] == "masquerade" and entry.get("ports") == ports[:1] and draw(st.booleans()):
+            server["port"] = draw(st.sampled_from([1, 8080, 65535]))
+    return {"name": name, "traffic": [entry], **chosen, "real_servers": servers}
 
 
 @st.composite
@@ -245,6 +273,9 @@ def states(draw: Any) -> RouterState:
         content[key] = draw(chains(key.family, tuple(own)))
     for key in nftables_chains():
         content[key] = draw(tables(key.family, declared_rules(declared, key)))
+    for key in (*record_chains(), *nft_record_chains()):
+        own = draw(some(declared_rules(declared, key), least=0, most=9)) if declared_rules(declared, key) else []
+        content[key] = Chain().with_records(in_order(own) if key.tool == NFTABLES else tuple(own))
     return RouterState(content, pools)
 
 

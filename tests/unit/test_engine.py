@@ -232,7 +232,11 @@ def test_only_what_was_touched_is_read_again(monkeypatch: pytest.MonkeyPatch) ->
     services, servers = 4, 8
     # Some services have no real servers: whether they are still there is asked once more.
     assert dumped == [services, *[servers] * 4, services, services, servers]
-    by_nft = [["nft", "-j", "list", "table", family, "lvs-mark"] for family in ("ip", "ip6")]
+    by_nft = [
+        ["nft", "-j", "list", "table", family, table]
+        for table in ("lvs-service", "lvs-mark")
+        for family in ("ip", "ip6")
+    ]
     by_iptables = [[f"{tool}-save", "-t", table] for table in ("nat", "mangle") for tool in ("iptables", "ip6tables")]
     assert reads == [*by_nft, *by_iptables]
 

@@ -103,7 +103,7 @@ def test_the_quartet_on_any_router(
     "module, options, message",
     [
         (lvs_service, {"services": [{"name": "web"}]},
-         "services[0] (web).fwmark: is required\nservices[0] (web).traffic: needs at least one entry"),
+         "services[0] (web).traffic: needs at least one entry"),
         (iptables_mark, {"rules": [{**MARK, "prots": 1}]},
          "rules[0] (web).prots: is not an option; did you mean ports?"),
         (iptables_mark, {"rules": [], "chain": "INPUT"}, "chain: INPUT belongs to the kernel, not to us"),

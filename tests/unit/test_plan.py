@@ -148,9 +148,7 @@ def test_what_is_not_ours_is_never_touched(
             if "lvs:" not in rule.text and rule.text not in (f"-j {CHAIN}", "-j LVS-SNAT")
         ]
 
-    ours = {
-        ServiceId(key.family, r.mark) for key, chain in current.chains.items() for r in chain.rules if r.name and r.mark
-    }
+    ours = {r.service_id(key.family) for key, chain in current.chains.items() for r in chain.rules if r.name}
     declared = virtual_services(given)
     theirs = {key: pool for key, pool in current.pools.items() if key not in ours and key not in declared.pools}
     before = others()
@@ -178,6 +176,45 @@ def test_no_packet_ever_gets_a_mark_without_a_service(
     kernel.after_write = look
     run(kernel, services_target(given, purge, marking))
     assert [sorted(found - lone) for found in seen if found - lone] == []
+
+
+def unowned(state: RouterState) -> set[ServiceId]:
+    """The services by address that are on no record."""
+    recorded = {rule.service_id(key.family) for key, chain in state.chains.items() for rule in chain.rules if rule.name}
+    return {key for key in state.pools if not key.fwmark and key not in recorded}
+
+
+@given(states(), declared_services(), PURGES, st.sampled_from(MARKINGS))
+def test_no_service_by_address_ever_lacks_its_record(
+    current: RouterState, given: list[dict[str, Any]], purge: str, marking: str
+) -> None:
+    kernel = kernel_with(current)
+    by_hand = unowned(current)
+    seen = []
+
+    def look() -> None:
+        locked, kernel.locked = kernel.locked, False
+        seen.append(unowned(read(kernel)))
+        kernel.locked = locked
+
+    kernel.after_write = look
+    run(kernel, services_target(given, purge, marking))
+    assert [sorted(found - by_hand) for found in seen if found - by_hand] == []
+
+
+@given(st.sampled_from(MARKINGS), st.sampled_from(MARKINGS))
+def test_between_mark_and_address_the_new_service_is_there_before_packets_go_to_it(before: str, after: str) -> None:
+    traffic = {"traffic": [{"destination": "192.0.2.10", "protocol": "tcp", "ports": [80]}]}
+    by_mark, by_address = {"name": "web", "fwmark": 80, **traffic}, {"name": "web", **traffic}
+    for first, then in ((by_mark, by_address), (by_address, by_mark)):
+        kernel = FakeKernel()
+        run(kernel, services_target([first], "owned", before))
+        operations = plan(read(kernel), services_target([then], "owned", after)(read(kernel)))
+        kinds = [one.command if isinstance(one, IpvsOperation) else one.id.has_records for one in operations]
+        marks = kinds.index(False)
+        assert kinds.index("A") < marks < kinds.index("D"), kinds
+        records = kinds.index(True)
+        assert (records < kinds.index("A")) if "fwmark" in first else (records > kinds.index("D")), kinds
 
 
 @given(states(), declared_services(), PURGES, st.sampled_from(MARKINGS), st.integers(0, 40))

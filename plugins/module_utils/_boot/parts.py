@@ -14,7 +14,7 @@ from typing import Iterable, List, Tuple
 
 from .._declared.options import show
 from .._errors import ParseError
-from .._marks.iptables import DEFAULT_CHAIN, SNAT_CHAIN
+from .._marks.iptables import DEFAULT_CHAIN, RECORD_CHAIN, SNAT_CHAIN
 from .._model import IPTABLES_MARK
 
 KINDS = IPTABLES, IPVSADM, SETTINGS = ("iptables", "ipvsadm", "settings")
@@ -23,12 +23,19 @@ KINDS = IPTABLES, IPVSADM, SETTINGS = ("iptables", "ipvsadm", "settings")
 CREATED = "# Created by lvs.fleet\n"
 BEGIN, END = "# BEGIN lvs.fleet\n", "# END lvs.fleet\n"
 
-_OWN_CHAINS = {"mangle": {DEFAULT_CHAIN}, "nat": {SNAT_CHAIN}}
+_OWN_CHAINS = {"mangle": {DEFAULT_CHAIN, RECORD_CHAIN}, "nat": {SNAT_CHAIN}}
 _HOOKS = {"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}
 _JUMPS = {"-j", "--jump", "-g", "--goto"}
 _LINE = re.compile(r"[^\n]*\n|[^\n]+")
 # What can stand in an iptables rule and look like something else: a comment's words, and the counters before the rule.
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*(?:"|$)')
+# What names a service to ipvsadm.
+_KINDS = {
+    **dict.fromkeys(("-f", "--fwmark-service"), "mark"),
+    **dict.fromkeys(("-t", "--tcp-service"), "tcp"),
+    **dict.fromkeys(("-u", "--udp-service"), "udp"),
+    "--sctp-service": "sctp",
+}
 _COUNTERS = re.compile(r"^\[\d+:\d+\] ")
 
 # A table's name with its lines from "*table" to "COMMIT"; no name for lines outside of all tables.
@@ -96,13 +103,13 @@ def _merge_services(lines: list[str], part: list[str]) -> list[str]:
     return _merge_block(foreign, part)
 
 
-def _service(line: str) -> tuple[str, bool] | None:
-    """Mark and family of the service by mark that a line makes, or makes a real server of."""
+def _service(line: str) -> tuple[str, str, bool] | None:
+    """The service that a line makes, or makes a real server of: its kind, its mark or address, and its family."""
     words = line.split()
-    marks = [mark for option, mark in zip(words, words[1:]) if option in ("-f", "--fwmark-service")]
-    if not marks or not {"-A", "-a", "--add-service", "--add-server"} & set(words):
+    named = [(_KINDS[option], value) for option, value in zip(words, words[1:]) if option in _KINDS]
+    if not named or not {"-A", "-a", "--add-service", "--add-server"} & set(words):
         return None
-    return marks[0], bool({"-6", "--ipv6"} & set(words))
+    return (*named[0], bool({"-6", "--ipv6"} & set(words)))
 
 
 # -- rules of iptables --------------------------------------------------------------------------------------------
@@ -118,8 +125,9 @@ def _merge_rules(lines: list[str], part: list[str]) -> list[str]:
         sections = [_without(section, own) if section[0] == table else section for section in sections]
         left = [_words(line) for name, lines in sections if name == table for line in lines]
         declared = declared + _still_needed(left, own - {_declared(line) for line in declared})
-        if not rules and any(map(_of_iptables_mark, left)):
-            rules = [f"-A PREROUTING -j {DEFAULT_CHAIN}\n"]
+        jump = f"-A PREROUTING -j {DEFAULT_CHAIN}\n"
+        if jump not in rules and any(map(_of_iptables_mark, left)):
+            rules = [*rules, jump]
         if declared or rules:
             sections = _fill(sections, table, declared, rules)
     return [line for _table, section in sections for line in section]

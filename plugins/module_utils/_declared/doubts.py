@@ -16,7 +16,7 @@ from .._model import (
     Declaration,
     MarkRule,
     Pool,
-    ServiceId,
+    Traffic,
     VirtualService,
     family_of,
 )
@@ -33,15 +33,15 @@ _BY_ADDRESS = {"sh": "sh-port", "mh": "mh-port", "dh": ""}
 def service_doubts(declared: Declaration, path: str = "services") -> list[str]:
     """The doubts about the virtual services of lvs_service, in their order."""
     places = {label: f"{path}[{place}] ({label})" for place, label in enumerate(declared.names)}
-    rules: dict[str, list[MarkRule]] = {label: [] for label in places}
-    for rule in declared.rules:
-        rules[rule.name].append(rule)
-    hidden = _hidden(declared.rules, places)
+    traffic: dict[str, list[Traffic]] = {label: [] for label in places}
+    for one in declared.traffic:
+        traffic[one.name].append(one)
+    hidden = {**_hidden(declared.rules, places), **_hidden_by_marks(declared, places)}
     found: list[str] = []
     for label, place in places.items():
-        found += [f"{place}.{doubt}" for doubt in _about_traffic(rules[label])]
+        found += [f"{place}.{doubt}" for doubt in _about_traffic(traffic[label])]
         found += [f"{place}.{doubt}" for doubt in hidden.get(label, [])]
-        found += [f"{place}.{doubt}" for doubt in _about_pools(rules[label], declared)]
+        found += [f"{place}.{doubt}" for doubt in _about_pools(traffic[label], declared)]
     return shortened(found)
 
 
@@ -66,7 +66,7 @@ def shortened(doubts: Sequence[str]) -> list[str]:
     return [*doubts[:_SHOWN], *([f"{left} more warnings are not shown"] if left > 0 else [])]
 
 
-def _about_traffic(rules: Iterable[MarkRule]) -> Iterator[str]:
+def _about_traffic(rules: Iterable[Traffic]) -> Iterator[str]:
     for destination in dict.fromkeys(rule.destination for rule in rules):
         kind = _never_sent(destination)
         if kind:
@@ -101,6 +101,20 @@ def _hidden(rules: Sequence[MarkRule], places: dict[str, str]) -> dict[str, list
     return found
 
 
+def _hidden_by_marks(declared: Declaration, places: dict[str, str]) -> dict[str, list[str]]:
+    """By service, that all packets to an address of it get a mark, whose service the kernel prefers."""
+    overlaps = Overlaps(declared.rules)
+    found: dict[str, list[str]] = {}
+    for record in declared.records:
+        seen = MarkRule(record.name, 0, record.destination, record.protocol, record.ports)
+        near = overlaps.rules(seen)
+        if near and record.name not in found and covered(seen, near):
+            by = ", ".join(dict.fromkeys(places[other.name] for other in near))
+            why = f"all packets to {_seen(record)} get the mark of {by}, which the kernel prefers to an address"
+            found[record.name] = [f"traffic: {why}"]
+    return found
+
+
 def _shared(rules: Sequence[MarkRule]) -> list[MarkRule]:
     """Without those that have their destination for themselves, which in most lists are all: no other can hide them."""
     names: dict[str, set[str]] = {}
@@ -111,7 +125,7 @@ def _shared(rules: Sequence[MarkRule]) -> list[MarkRule]:
     return [rule for rule in rules if len(names[rule.destination]) > 1]
 
 
-def _seen(rule: MarkRule) -> str:
+def _seen(rule: Traffic) -> str:
     ports = ", ".join(str(low) if low == high else f"{low}:{high}" for low, high in rule.ports)
     return " ".join(part for part in (_plain(rule.destination), rule.protocol, ports) if part)
 
@@ -122,14 +136,14 @@ def _plain(destination: str) -> str:
     return address if int(length) == FULL_NETMASK[family_of(address)] else destination
 
 
-def _about_pools(rules: Sequence[MarkRule], declared: Declaration) -> Iterator[str]:
+def _about_pools(rules: Sequence[Traffic], declared: Declaration) -> Iterator[str]:
     """About the real servers and the settings of one service, in both families."""
-    ids = {ServiceId(rule.family, rule.mark): rule.destination for rule in rules}
+    ids = {rule.service: rule.destination for rule in rules}
     pools = [declared.pools[service_id] for service_id in ids]
     alone = {rule.destination.partition("/")[0] for rule in rules if _plain(rule.destination) != rule.destination}
     yield from _about_servers(pools, alone)
     if any(pool.real_servers for pool in pools):
-        for service_id, destination in ids.items():
+        for service_id, destination in {key.family: (key, to) for key, to in ids.items()}.values():
             if not declared.pools[service_id].real_servers:
                 words = FAMILY_WORDS[service_id.family]
                 yield f"real_servers: none is {words}, so IPVS refuses all connections to {_plain(destination)}"
@@ -161,7 +175,7 @@ def _about_engine(service: VirtualService, protocols: set[str]) -> Iterator[str]
         yield f"persistence_engine: sip is for udp; IPVS drops every connection over {others} of this service"
 
 
-def _about_ports(service: VirtualService, rules: Sequence[MarkRule]) -> Iterator[str]:
+def _about_ports(service: VirtualService, rules: Sequence[Traffic]) -> Iterator[str]:
     """HTTP with HTTPS, and FTP, which take several connections of a client to the same real server."""
     flag = _BY_ADDRESS.get(service.scheduler)
     if service.persistence_timeout or (flag is not None and flag not in service.scheduler_flags):

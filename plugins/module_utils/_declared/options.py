@@ -108,6 +108,10 @@ class Options:
             return []
         return mappings(value, f"{self.path}.{key}", self.problems, first)
 
+    def has(self, key: str) -> bool:
+        """Whether the option was given, with a valid value or not."""
+        return key in self._given
+
     def done(self) -> None:
         """Note every option that nobody asked for. Call it when all others were taken."""
         for key in self._given:

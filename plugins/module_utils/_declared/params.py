@@ -32,7 +32,9 @@ from .._model import (
     Pool,
     RealServer,
     ServiceId,
+    ServiceRecord,
     SnatRule,
+    Traffic,
     VirtualService,
     family_of,
     flag_names,
@@ -72,6 +74,7 @@ TUNNEL_TYPES = ("ipip", "gue", "gre")
 TUNNEL_CHECKSUMS = ("nocsum", "csum", "remcsum")
 BUILTIN_CHAINS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 SCHEDULER_FLAGS = tuple(dict.fromkeys((*NAMED_FLAGS["sh"], *NAMED_FLAGS["mh"], *GENERIC_FLAGS)))
+_NEEDS_MARK = "give the service a fwmark"
 TUNNEL_OPTIONS = ("tunnel_type", "tunnel_port", "tunnel_checksum")
 
 family_name = choice(FAMILIES, suggestions.FAMILIES)
@@ -138,6 +141,41 @@ def _narrowed(source: str) -> str:
     return "" if source in ("0.0.0.0/0", "::/0") else source
 
 
+def addressed(options: Options, persistent: bool) -> list[ServiceId]:
+    """The IPVS services of one traffic entry by address: one per destination, protocol and port."""
+    destinations = options.many("destination", network, required=True)
+    protocols = options.many("protocol", protocol_name, required=True)
+    ports = merge_ports(options.many("ports", port_range))
+    for key in ("source", "in_interface"):
+        if options.value(key) is not None:
+            options.problem(key, f"is not seen by IPVS by address; {_NEEDS_MARK}")
+    for low, high in ports:
+        if low != high:
+            options.problem("ports", f"{low}:{high} is a range, which IPVS does not see by address; {_NEEDS_MARK}")
+    if not persistent and not options.has("ports"):
+        options.problem("ports", f"every port of an address needs persistence_timeout; name them, or {_NEEDS_MARK}")
+    return [
+        ServiceId(family_of(address), protocol=protocol, address=address, port=number)
+        for address in _single(options, destinations)
+        for protocol in protocols
+        for number in ([low for low, _high in ports] or [0])
+    ]
+
+
+def _single(options: Options, destinations: Sequence[str]) -> list[str]:
+    """The destinations that are the address of one machine."""
+    found = []
+    for destination in destinations:
+        address, _slash, length = destination.partition("/")
+        try:
+            if int(length) != FULL_NETMASK[family_of(address)]:
+                raise ValueError(f"{destination} is a network, which IPVS does not see by address; {_NEEDS_MARK}")
+            found.append(unicast_address(address))
+        except ValueError as error:
+            options.problem("destination", str(error))
+    return found
+
+
 def service_settings(options: Options) -> Callable[[ServiceId], VirtualService]:
     """The settings of a virtual service, to be given to its IPv4 and its IPv6 half."""
     algorithm = options.one("scheduler", scheduler, "wlc")
@@ -168,14 +206,16 @@ def _scheduler_flags(options: Options, algorithm: str) -> tuple[str, ...]:
     return tuple(named for named, generic in zip(names, GENERIC_FLAGS) if named in given or generic in given)
 
 
-def real_server(options: Options, default_method: str, default_port: int | None = None) -> RealServer | None:
-    """A real server; its port is an option only where there is a default for it. None without a valid address."""
+def real_server(
+    options: Options, default_method: str, default_port: int = 0, parse_port: Callable[[Any], int] = any_port
+) -> RealServer | None:
+    """A real server. None without a valid address."""
     before = len(options.problems)
     address = options.one("address", real_server_address, "", required=True)
     method = options.one("forward_method", forward_method, default_method)
     server = RealServer(
         address=address,
-        port=0 if default_port is None else options.one("port", any_port, default_port),
+        port=options.one("port", parse_port, default_port),
         weight=options.one("weight", weight, 1),
         forward_method=method,
         upper_threshold=options.one("upper_threshold", threshold, 0),
@@ -215,13 +255,15 @@ def _tunnel(options: Options, method: str) -> dict[str, Any]:
     return {"tunnel_type": kind, "tunnel_port": tunnel_port, "tunnel_checksum": checksum}
 
 
-def real_servers(options: Options, default_port: int | None = None) -> list[tuple[Options, RealServer]]:
+def real_servers(
+    options: Options, default_port: int = 0, parse_port: Callable[[Any], int] = any_port
+) -> list[tuple[Options, RealServer]]:
     """The valid real servers of a service, each once, each with its options for problems found later."""
     default_method = options.one("forward_method", forward_method, "direct")
     found: list[tuple[Options, RealServer]] = []
     seen: set[tuple[str, int]] = set()
     for item in options.mappings("real_servers", "address"):
-        server = real_server(item, default_method, default_port)
+        server = real_server(item, default_method, default_port, parse_port)
         if server is None:
             continue
         if server.id in seen:
@@ -237,7 +279,7 @@ def real_servers(options: Options, default_port: int | None = None) -> list[tupl
 def virtual_services(given: Any, path: str = "services", absent: bool = False) -> Declaration:
     """The virtual services of lvs_service and of lvs_services in the inventory.
 
-    For absent ones name and fwmark are enough.
+    For absent ones the name is enough.
     """
     return services_of({path: given}, absent)
 
@@ -249,27 +291,47 @@ def services_of(lists: Mapping[str, Any], absent: bool = False) -> Declaration:
     parts = [virtual_service(options, absent) for options in items]
     _unique(items, "name", [part.names[0] if part.names else "" for part in parts])
     _unique(items, "fwmark", [part.ids[0].fwmark if part.ids else 0 for part in parts])
+    _unique_addresses(items, parts)
     return _joined(parts, problems)
 
 
+def _unique_addresses(items: Sequence[Options], parts: Sequence[Declaration]) -> None:
+    """Note each service by address that an item before has as well."""
+    first: dict[ServiceId, Options] = {}
+    for item, part in zip(items, parts):
+        for record in part.records:
+            key = record.service
+            if first.setdefault(key, item) is not item:
+                words = " ".join([key.address, key.protocol, str(key.port or "on every port")])
+                item.problem("traffic", f"{words} is taken by {first[key].path}")
+
+
 def virtual_service(options: Options, absent: bool) -> Declaration:
+    """One item: a service by mark, or without fwmark one by address."""
     label = options.one("name", name, "", required=True)
-    mark = options.one("fwmark", fwmark, 0, required=True)
+    mark = options.one("fwmark", fwmark, 0)
+    service = service_settings(options)
+    if options.has("fwmark") or absent:
+        declared = _by_mark(options, label, mark, service, absent)
+    else:
+        declared = _by_address(options, label, service)
+    options.done()
+    return declared
+
+
+ServiceOf = Callable[[ServiceId], VirtualService]
+
+
+def _by_mark(options: Options, label: str, mark: int, service: ServiceOf, absent: bool) -> Declaration:
     rules: list[MarkRule] = []
     for entry in options.mappings("traffic", "destination", required=not absent):
         rules += mark_rules(entry, label, mark)
         entry.done()
-    service = service_settings(options)
     families = sorted({rule.family for rule in rules})
-    servers = real_servers(options)
+    servers = real_servers(options, parse_port=_server_port if absent else _no_port)
     _check_families(servers, families)
-    helper = options.one("helper", helper_name, "")
-    snat_rules: list[SnatRule] = []
-    if helper and not absent:
-        persistent = bool(service(ServiceId(IPV4)).persistence_timeout)
-        snat_rules = ftp_rules(options, label, rules, [server for _item, server in servers], persistent)
-    options.done()
-    ids = tuple(ServiceId(family, mark) for family in (FAMILIES if absent else families))
+    snat_rules = _helper_rules(options, label, rules, servers, service, absent)
+    ids = tuple(ServiceId(family, mark) for family in (FAMILIES if absent else families) if mark)
     return Declaration(
         names=(label,) if label else (),
         rules=tuple(dict.fromkeys(rules)),
@@ -277,6 +339,71 @@ def virtual_service(options: Options, absent: bool) -> Declaration:
         pools={key: _pool(service(key), (server for _item, server in servers)) for key in ids},
         ids=ids or (ServiceId(IPV4, mark),) if mark else (),
     )
+
+
+def _no_port(value: Any) -> int:
+    """By mark the kernel either ignores the port of a real server, or sends all ports of the service to it."""
+    raise ValueError(
+        f"{show(value)} cannot be had with a fwmark: IPVS would send every port of the service to it, or none; "
+        "leave fwmark out, or have the real server listen on the ports of traffic"
+    )
+
+
+_server_port = port
+
+
+def _by_address(options: Options, label: str, service: ServiceOf) -> Declaration:
+    persistent = bool(service(ServiceId(IPV4)).persistence_timeout)
+    found: list[ServiceId] = []
+    for entry in options.mappings("traffic", "destination", required=True):
+        found += addressed(entry, persistent)
+        entry.done()
+    ids = tuple(dict.fromkeys(found))
+    ports = sorted({key.port for key in ids})
+    if persistent and len(ports) > 1:
+        listed = ", ".join(map(str, ports))
+        options.problem(
+            "persistence_timeout",
+            f"does not hold a client across the ports {listed} by address; {_NEEDS_MARK}, or make an item of each port",
+        )
+    others = sorted({key.protocol for key in ids} - {"udp"})
+    if service(ServiceId(IPV4)).one_packet and others:
+        options.problem("one_packet", f"is for udp, not {', '.join(others)}; make an item of each protocol")
+    servers = real_servers(options, parse_port=_server_port)
+    _check_families(servers, sorted({key.family for key in ids}))
+    _check_ports(servers, ports)
+    records = tuple(ServiceRecord(label, key) for key in ids)
+    return Declaration(
+        names=(label,) if label else (),
+        snat_rules=tuple(_helper_rules(options, label, records, servers, service)),
+        pools={key: _pool(service(key), (server for _item, server in servers)) for key in ids},
+        ids=ids,
+        records=records,
+    )
+
+
+def _check_ports(servers: Iterable[tuple[Options, RealServer]], ports: Sequence[int]) -> None:
+    """The port of a real server is another one than that of its service: only masquerade rewrites it."""
+    for item, server in servers:
+        if server.port and server.forward_method != "masquerade" and list(ports) != [server.port]:
+            item.problem("port", f"only masquerade can translate to port {server.port}, not {server.forward_method}")
+        elif server.port and (len(ports) > 1 or 0 in ports):
+            several = "every port" if 0 in ports else f"the ports {', '.join(map(str, ports))}"
+            item.problem("port", f"{server.port} needs traffic with one port, not {several}; make an item of each port")
+
+
+def _helper_rules(
+    options: Options,
+    label: str,
+    traffic: Sequence[Traffic],
+    servers: Iterable[tuple[Options, RealServer]],
+    service: ServiceOf,
+    absent: bool = False,
+) -> list[SnatRule]:
+    if not options.one("helper", helper_name, "") or absent:
+        return []
+    persistent = bool(service(ServiceId(IPV4)).persistence_timeout)
+    return ftp_rules(options, label, traffic, [server for _item, server in servers], persistent)
 
 
 def _check_families(servers: Iterable[tuple[Options, RealServer]], families: Sequence[str]) -> None:
@@ -288,7 +415,11 @@ def _check_families(servers: Iterable[tuple[Options, RealServer]], families: Seq
 
 
 def ftp_rules(
-    options: Options, label: str, rules: Sequence[MarkRule], servers: Sequence[RealServer], persistent: bool
+    options: Options,
+    label: str,
+    rules: Sequence[Traffic],
+    servers: Sequence[RealServer],
+    persistent: bool,
 ) -> list[SnatRule]:
     """What active FTP needs behind masquerading: data connections of the real servers come from the virtual address.
 
@@ -297,7 +428,10 @@ def ftp_rules(
     """
     if not persistent:
         options.problem("persistence_timeout", "is needed for ftp: its two connections must meet the same real server")
-    for number, use in ((FTP_CONTROL_PORT, "the control connection"), (FTP_DATA_PORT, "active data connections")):
+    data = (FTP_DATA_PORT, "active data connections")
+    # By address IPVS takes data connections for those of the service with port 21 without being told.
+    by_mark = [rule for rule in rules if isinstance(rule, MarkRule)]
+    for number, use in ((FTP_CONTROL_PORT, "the control connection"), *([data] if by_mark else [])):
         if not any(rule.protocol == "tcp" and _has_port(rule, number) for rule in rules):
             options.problem("traffic", f"has no tcp port {number}, which ftp needs for {use}")
     masqueraded = [server for server in servers if server.forward_method == "masquerade"]
@@ -314,13 +448,17 @@ def ftp_rules(
     return found
 
 
-def _has_port(rule: MarkRule, number: int) -> bool:
+def _has_port(rule: Traffic, number: int) -> bool:
     return not rule.ports or any(low <= number <= high for low, high in rule.ports)
 
 
 def _pool(service: VirtualService, servers: Iterable[RealServer]) -> Pool:
-    """The service with those real servers that are of its own family."""
-    own = (server for server in servers if family_of(server.address) == service.id.family)
+    """The service with those real servers that are of its own family; by address each has a port."""
+    own = (
+        server if server.port else server._replace(port=service.id.port)
+        for server in servers
+        if family_of(server.address) == service.id.family
+    )
     return Pool(service, {server.id: server for server in own})
 
 
@@ -434,4 +572,5 @@ def _joined(parts: Sequence[Declaration], problems: Sequence[str]) -> Declaratio
         snat_rules=tuple(rule for part in parts for rule in part.snat_rules),
         pools={key: pool for part in parts for key, pool in part.pools.items()},
         ids=tuple(key for part in parts for key in part.ids),
+        records=tuple(record for part in parts for record in part.records),
     )

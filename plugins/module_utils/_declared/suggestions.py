@@ -90,8 +90,6 @@ def other_scheduler(given: Any) -> str:
 def unknown_option(given: Any, known: Collection[str]) -> str:
     """Of an option that does not exist where others do: the one that was meant, perhaps one of another place."""
     word = _plain(given)
-    if word in ("port", "ports", "rport") and "weight" in known and "port" not in known:
-        return "; a service by mark leaves ports as they are: the real server listens on the ports of traffic"
     if word in known:
         return f"; did you mean {word}?"
     for place, options in _INSIDE.items():

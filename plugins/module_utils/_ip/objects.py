@@ -77,11 +77,12 @@ def fou(family: str, number: int) -> IpObject:
     return _paired(f"fou {{}} port {number} gue", family, ("fou", family, number))
 
 
-def rule(family: str, source: str, mark: int, table: int, suppress: bool, priority: int) -> IpObject:
-    words = [f"from {source}"] * bool(source) + [f"fwmark {mark}"] * bool(mark)
+def rule(family: str, source: str, destination: str, mark: int, table: int, suppress: bool, priority: int) -> IpObject:
+    words = [f"from {source}"] * bool(source) + [f"to {destination}"] * bool(destination)
+    words += [f"fwmark {mark}"] * bool(mark)
     words += [f"lookup {'main' if table == MAIN_TABLE else table}"]
     words += ["suppress_prefixlength 0"] * suppress + [f"priority {priority}"]
-    identity = ("rule", family, source, mark, table, suppress, priority)
+    identity = ("rule", family, source, destination, mark, table, suppress, priority)
     return _paired(f"rule {{}} {' '.join(words)}", family, identity)
 
 

@@ -53,11 +53,15 @@ def _port_of(family: str, given: Mapping[str, str]) -> IpObject:
 
 def _rule_of(family: str, given: Mapping[str, str]) -> IpObject:
     source = unicast_address(given["source"]) if given["source"] else ""
+    destination = unicast_address(given["destination"]) if given["destination"] else ""
     mark = fwmark(given["mark"]) if given["mark"] else 0
-    if not source and not mark:
-        raise ValueError("needs from or fwmark; without them it is a rule for every packet")
+    if not source and not destination and not mark:
+        raise ValueError("needs from, to or fwmark; without them it is a rule for every packet")
+    if source and destination and family_of(source) != family_of(destination):
+        raise ValueError(f"{destination} is of the other family than {source}")
     table = MAIN_TABLE if given["table"] == "main" else _table(given["table"])
-    return ip.rule(_agreed(family, source), source, mark, table, bool(given["suppress"]), _priority(given["priority"]))
+    suppress, priority = bool(given["suppress"]), _priority(given["priority"])
+    return ip.rule(_agreed(family, source or destination), source, destination, mark, table, suppress, priority)
 
 
 def _local_route_of(family: str, given: Mapping[str, str]) -> IpObject:
@@ -89,7 +93,7 @@ _GRAMMAR: tuple[tuple[str, Callable[[str, Mapping[str, str]], IpObject]], ...] =
     (r"link add (?P<name>\S+) up type (?P<kind>ipip|gre|ip6tnl mode ip6ip6|ip6gre) local (?P<local>\S+)"
      r"(?P<checksum> icsum)?", _link_of),
     (r"fou add port (?P<port>\d+) gue", _port_of),
-    (r"rule add(?: from (?P<source>\S+))?(?: fwmark (?P<mark>\S+))? lookup (?P<table>\S+)"
+    (r"rule add(?: from (?P<source>\S+))?(?: to (?P<destination>\S+))?(?: fwmark (?P<mark>\S+))? lookup (?P<table>\S+)"
      r"(?P<suppress> suppress_prefixlength 0)? priority (?P<priority>\d+)", _rule_of),
     (r"route add local default dev lo table (?P<table>\S+)", _local_route_of),
     (r"route add default via (?P<gateway>\S+) table (?P<table>\S+)", _gateway_route_of),
@@ -210,11 +214,12 @@ def _fous(answer: Any) -> list[IpObject]:
 
 def _rules(family: str, answer: Any) -> list[IpObject]:
     """Those rules that have nothing but what ours can have."""
-    known = {"priority", "src", "fwmark", "fwmask", "table", "suppress_prefixlen", "protocol"}
+    known = {"priority", "src", "dst", "fwmark", "fwmask", "table", "suppress_prefixlen", "protocol"}
     return [
         ip.rule(
             family,
             "" if entry["src"] == "all" else _canonical(entry["src"]),
+            _canonical(entry.get("dst", "")),
             int(entry.get("fwmark", "0"), 0),
             int(entry["table"]),
             entry.get("suppress_prefixlen") == 0,

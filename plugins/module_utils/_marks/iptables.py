@@ -28,6 +28,8 @@ from .._model import (
     ChainRule,
     MarkRule,
     PortRange,
+    ServiceId,
+    ServiceRecord,
     SnatRule,
     TableRule,
 )
@@ -35,6 +37,7 @@ from .._text import printable
 
 DEFAULT_CHAIN = "LVS-MARK"
 SNAT_CHAIN = "LVS-SNAT"
+RECORD_CHAIN = "LVS-SERVICE"
 COMMENT = "lvs:"
 COMMAND = {IPV4: "iptables", IPV6: "ip6tables"}
 # The kernel's multiport match has 15 slots; a range takes two of them.
@@ -72,6 +75,11 @@ def mark_chains(name: str = DEFAULT_CHAIN) -> tuple[ChainId, ...]:
 def snat_chains() -> tuple[ChainId, ...]:
     """The chains of the rules that active FTP needs behind masquerading, one for each family."""
     return tuple(ChainId(family, "nat", "POSTROUTING", SNAT_CHAIN) for family in FAMILIES)
+
+
+def record_chains() -> tuple[ChainId, ...]:
+    """The chains of the records of services by address, one for each family; nothing leads into them."""
+    return tuple(ChainId(family, "mangle", "", RECORD_CHAIN) for family in FAMILIES)
 
 
 # -- reading ------------------------------------------------------------------------------------------------------
@@ -123,7 +131,8 @@ def parse_chain(saved: str, chain_id: ChainId) -> Chain:
     own = f"-A {name} "
     # The chain of MARK rules under another name is one that only iptables_mark has.
     owner = IPTABLES_MARK if chain_id.hook == "PREROUTING" and name != DEFAULT_CHAIN else LVS_SERVICE
-    rules = tuple(parse_rule(line[len(own) :], family, owner) for line in lines if line.startswith(own))
+    parse = parse_record if chain_id.has_records else parse_rule
+    rules = tuple(parse(line[len(own) :], family, owner) for line in lines if line.startswith(own))
     jump = f"-A {chain_id.hook} -j {name}"
     leads_in = re.compile(rf" -[jg] {re.escape(name)}$")
     hook = [line for line in lines if line.startswith(f"-A {chain_id.hook} ")]
@@ -160,6 +169,29 @@ def parse_rule(text: str, family: str, owner: str = LVS_SERVICE) -> ChainRule:
     rule = MarkRule(name, mark, EVERYWHERE[family], mask=mask, owner=owner)
     meaning = _mark_rule(words, rule) if name and mark else None
     return ChainRule(text, meaning or text, name, mark, owner)
+
+
+def parse_record(text: str, family: str, owner: str = LVS_SERVICE) -> ChainRule:
+    """One rule of the chain of records. One that is no record of ours stays as text."""
+    rule = parse_rule(text, family, owner)
+    fields = _fields(split_words(text))
+    try:
+        seen = _with_traffic(MarkRule(rule.name, 0, EVERYWHERE[family]), fields)
+    except ValueError:
+        return rule
+    record = record_of(seen)
+    return replace(rule, meaning=record) if record and render_record(record) == text else rule
+
+
+def record_of(rule: MarkRule) -> ServiceRecord | None:
+    """The record that a rule with this traffic is, None if it is none."""
+    address, _slash, length = rule.destination.partition("/")
+    single = int(length) == FULL_NETMASK[rule.family] and rule.ports in ((), rule.ports[:1])
+    if not single or not rule.name or rule.protocol not in PROTOCOL_NUMBERS.values():
+        return None
+    low, high = rule.ports[0] if rule.ports else (0, 0)
+    service = ServiceId(rule.family, protocol=rule.protocol, address=address, port=low)
+    return ServiceRecord(rule.name, service) if low == high else None
 
 
 def split_words(text: str) -> list[str]:
@@ -303,6 +335,14 @@ def render_rule(rule: MarkRule | SnatRule) -> str:
     return " ".join(_snat_words(rule) if isinstance(rule, SnatRule) else _mark_words(rule))
 
 
+def render_record(record: ServiceRecord) -> str:
+    """The same of a record: a rule without a target."""
+    words = ["-d", record.destination, "-p", record.service.protocol]
+    if record.ports:
+        words += ["-m", "multiport", "--dports", render_ports(record.ports)]
+    return " ".join([*words, "-m", "comment", "--comment", _comment(record.name)])
+
+
 def _snat_words(rule: SnatRule) -> list[str]:
     source = f"{rule.source}/{FULL_NETMASK[rule.family]}"
     words = ["-s", source, "-p", "tcp", "-m", "tcp", "--sport", str(rule.port)]
@@ -347,6 +387,10 @@ def chain_rule(rule: MarkRule | SnatRule) -> ChainRule:
     if isinstance(rule, SnatRule):
         return ChainRule(text, text, rule.name)
     return ChainRule(text, rule, rule.name, rule.mark, rule.owner)
+
+
+def record_rule(record: ServiceRecord) -> ChainRule:
+    return ChainRule(render_record(record), record, record.name)
 
 
 def retired(name: str, mark: int, family: str) -> MarkRule:

@@ -19,8 +19,9 @@ from . import nft_wire
 from .foreign import strays
 from .iptables import COMMAND, parse_chain, parse_table, transaction, unreadable
 from .nft_listing import parse_listing
+from .nft_records import nft_record_chains, parse_records
 from .nft_wire import is_native
-from .nftables import nftables_chains, table_words
+from .nftables import NFT_FAMILY, nftables_chains
 
 # Seconds to wait for the lock that iptables-legacy takes; the nft variant has transactions instead and ignores it.
 _XTABLES_WAIT = "10"
@@ -42,10 +43,17 @@ _NO_TABLE = re.compile("No such file or directory|not supported")
 _ATTEMPTS = 20
 
 
-def read_chain(chain_id: ChainId, adopting: Collection[MarkRule] = ()) -> Chain:
-    saved = saved_table(chain_id.family, chain_id.table)
+def read_chains(chain_ids: Iterable[ChainId], adopting: Collection[MarkRule] = ()) -> dict[ChainId, Chain]:
+    """Chains of iptables, each table read once."""
+    wanted = list(chain_ids)
+    saved = {(key.family, key.table): "" for key in wanted}
+    saved = {(family, table): saved_table(family, table) for family, table in saved}
+    return {key: _chain(saved[key.family, key.table], key, adopting) for key in wanted}
+
+
+def _chain(saved: str, chain_id: ChainId, adopting: Collection[MarkRule]) -> Chain:
     chain = parse_chain(saved, chain_id)
-    if not adopting:
+    if not adopting or chain_id.has_records:
         return chain
     return replace(chain, strays=strays(parse_table(saved, chain_id.family), chain_id, adopting))
 
@@ -114,11 +122,13 @@ def _exists(family: str, table: str = "") -> bool:
 
 
 def read_nftables() -> dict[ChainId, Chain]:
-    """Our tables of nftables; none where there is no nft."""
+    """Our tables of nftables, those of records first; none where there is no nf_tables."""
     readable = host.installed("nft") and has_nf_tables()
     return {
-        chain_id: parse_listing(_listed(chain_id.family) if readable else "", chain_id.family)
-        for chain_id in nftables_chains()
+        chain_id: (parse_records if chain_id.has_records else parse_listing)(
+            _listed(chain_id) if readable else "", chain_id.family
+        )
+        for chain_id in (*nft_record_chains(), *nftables_chains())
     }
 
 
@@ -130,9 +140,9 @@ def has_nf_tables() -> bool:
     return all(line.startswith("builtin ") for line in output.splitlines())
 
 
-def _listed(family: str) -> str:
+def _listed(chain_id: ChainId) -> str:
     """Our table as nft prints it in JSON; empty where there is none."""
-    listing = ["nft", "-j", "list", "table", *table_words(family).split()]
+    listing = ["nft", "-j", "list", "table", NFT_FAMILY[chain_id.family], chain_id.table]
     status, output, said = host.attempt(listing)
     if status and _NO_TABLE.search(said):
         return ""

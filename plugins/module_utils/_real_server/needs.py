@@ -12,7 +12,7 @@ from typing import Any, Iterable, Mapping, Sequence, Tuple
 from .._declared.options import Options, integer, unicast_address
 from .._errors import MISSHAPEN, ValidationError, not_understood
 from .._ip.words import device
-from .._model import FULL_NETMASK, IPV4, IPV6, Declaration, MarkRule, RealServer, ServiceId, family_of
+from .._model import FULL_NETMASK, IPV4, IPV6, Declaration, RealServer, ServiceId, family_of
 
 # The device that takes a tunnel's packets, by type and family of the tunnel: what we call it, and its type for ip.
 # GUE is IPIP in UDP: the kernel's port takes off the UDP, and leaves the rest to a device for IPIP.
@@ -128,12 +128,8 @@ def needs(declared: Declaration, own: Machine) -> Needs:
 def _vips(declared: Declaration, members: Iterable[Member], method: str) -> list[str]:
     """The single addresses among the destinations of the services that have a member by this forwarding method."""
     services = {key for key, server in members if server.forward_method == method}
-    networks = (ip_network(rule.destination) for rule in declared.rules if _service(rule) in services)
+    networks = (ip_network(one.destination) for one in declared.traffic if one.service in services)
     return [str(network.network_address) for network in networks if network.num_addresses == 1]
-
-
-def _service(rule: MarkRule) -> ServiceId:
-    return ServiceId(rule.family, rule.mark)
 
 
 def _addresses(vips: Iterable[tuple[str, str]]) -> list[str]:

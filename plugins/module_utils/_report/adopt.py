@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
 from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 from .._declared.params import virtual_services
 from .._errors import ValidationError
+from .._ipvs.ipvsadm import endpoint
 from .._marks.foreign import foreign_rules, strays
 from .._marks.iptables import merge_ports
 from .._model import (
@@ -22,14 +22,16 @@ from .._model import (
     Pool,
     RouterState,
     ServiceId,
+    ServiceRecord,
     Stray,
     TableRule,
-    family_of,
+    Traffic,
 )
 from .._packets.overlaps import Overlaps
 from .._plan import chains_with, obstacles, refusals
 from .._way.troubles import Given
-from .report import expressible, own_rules, service_rules, virtual_service
+from .report import expressible, own_rules, service_records, service_rules, virtual_service
+from .shorthand import server_order
 
 Tables = Mapping[ChainId, Sequence[TableRule]]
 # The MARK rules in each hook, by their mark.
@@ -53,6 +55,7 @@ def adoptable(
     them: who declares the list "before", then ours, then the list "behind", and adopts, changes nothing.
     """
     reasons = [*_left_out(state, services), *_unmarked(state, tables, given)]
+    addresses = _by_address(state, reasons)
     candidates: dict[int, Candidate] = {}
     by_hand = {key: _in_hook(key, tables) for key in tables}
     taken_names = {rule.name for rule in own_rules(state)}
@@ -71,7 +74,7 @@ def adoptable(
         unfit = _conflicts(chains, state, wanted, set(candidates))
         if not unfit:
             reasons += [why for key, chain in chains.items() for why in refusals(key, chain)]
-            return {"before": before, "behind": behind}, reasons
+            return {"before": [*addresses, *before], "behind": behind}, reasons
         candidates = {mark: found for mark, found in candidates.items() if mark not in unfit}
         reasons += [f"mark {mark}: {why}" for mark, why in unfit.items()]
 
@@ -79,9 +82,29 @@ def adoptable(
 def _left_out(state: RouterState, services: Iterable[Mapping[str, Any]]) -> list[str]:
     """Rules of lvs_service that are no whole service: they are not in the list, and who deploys it removes them."""
     told = {service["name"] for service in services}
-    names = dict.fromkeys(rule.name for rule in service_rules(state))
+    own: Sequence[Traffic] = (*service_rules(state), *service_records(state))
+    names = dict.fromkeys(one.name for one in own)
     return [f"{name}: is ours, but no service that can be declared; a deploy removes it"
             for name in names if name not in told]  # fmt: skip
+
+
+def _by_address(state: RouterState, reasons: list[str]) -> list[dict[str, Any]]:
+    """The services by address that are not on record, each an item; reasons gets those that no item makes.
+
+    Their place among the others does not matter: IPVS finds an address by itself.
+    """
+    own = {record.service: record.name for record in service_records(state)}
+    found = []
+    for key in sorted(state.pools):
+        if key.fwmark or key in own:
+            continue
+        name = f"{key.protocol}-{key.address.replace(':', '-')}-{key.port}"
+        name += "-by-hand" * (name in own.values())
+        try:
+            found.append(_service([ServiceRecord(name, key)], [state.pools[key]]))
+        except ValueError as error:
+            reasons.append(f"{key.protocol} {endpoint(key.address, key.port)}: {error}")
+    return found
 
 
 def _unmarked(state: RouterState, tables: Tables, given: Mapping[str, Given]) -> list[str]:
@@ -144,10 +167,11 @@ def _merged(rules: Iterable[MarkRule], name: str) -> list[MarkRule]:
     return list(found.values())
 
 
-def _service(rules: Sequence[MarkRule], pools: Sequence[Pool]) -> dict[str, Any]:
-    """The rules and pools as one service. Raises ValueError if no declared service is like that."""
-    service = virtual_service(rules[0].name, rules, pools)
-    ports = [server for pool in pools for server in pool.real_servers.values() if server.port]
+def _service(seen: Sequence[Traffic], pools: Sequence[Pool]) -> dict[str, Any]:
+    """The traffic and pools as one service. Raises ValueError if no declared service is like that."""
+    service = virtual_service(seen[0].name, seen, pools)
+    marked = [pool for pool in pools if pool.service.id.fwmark]
+    ports = [server for pool in marked for server in pool.real_servers.values() if server.port]
     if ports:
         raise ValueError(f"real server {ports[0].address} has the port {ports[0].port}")
     try:
@@ -157,7 +181,7 @@ def _service(rules: Sequence[MarkRule], pools: Sequence[Pool]) -> dict[str, Any]
     if dict(declared.pools) != {pool.service.id: pool for pool in pools}:
         raise ValueError("its IPv4 and IPv6 services have different settings")
     # The kernel lists them from the last to the first that was added.
-    service["real_servers"].sort(key=lambda server: (family_of(server["address"]), ip_address(server["address"])))
+    service["real_servers"].sort(key=server_order)
     return service
 
 
@@ -192,7 +216,7 @@ def _out_of_order(
 ) -> dict[int, str]:
     """The marks whose rules would change places with those of another mark."""
     unfit: dict[int, str] = {}
-    order = {service["fwmark"]: place for place, service in enumerate(wanted)}
+    order = {service.get("fwmark", 0): place for place, service in enumerate(wanted)}
     for key, chain in chains.items():
         for first, second in _overlapping(state.chains[key], chain.strays):
             pair = {first, second}

@@ -57,10 +57,16 @@ def sentences(before: RouterState, after: RouterState, operations: Sequence[Oper
     touched = {one.service.id: _label(one.service.id, {**old, **new}) for one in operations
                if isinstance(one, IpvsOperation)}  # fmt: skip
     edited = [one.id for one in operations if isinstance(one, ChainEdit)]
-    renamed = {old[mark]: name for mark, name in new.items() if old.get(mark, name) not in new.values()}
+    left = set(new.values())
+    renamed = {old[key]: name for key, name in new.items() if old.get(key, name) not in left}
     whole = {label for key, label in touched.items() if (key in before.pools) != (key in after.pools)}
     told = [
         *(f"{name}: was {former} until now" for former, name in renamed.items()),
+        *(
+            f"{name}: {_words(key)}, made by hand, taken over"
+            for key, name in new.items()
+            if not key.fwmark and key not in old and key in before.pools
+        ),
         *_services(touched, before, after),
         *_rules(_marked(edited, before, renamed), _marked(edited, after, {}), whole),
         *(line for key in edited for line in _chain(key, before.chains.get(key, Chain()), after.chains[key])),
@@ -68,34 +74,46 @@ def sentences(before: RouterState, after: RouterState, operations: Sequence[Oper
     return list(dict.fromkeys(told)) or [f"{key.family}: rules in {key.name}" for key in edited]
 
 
-def _names(state: RouterState) -> dict[int, str]:
-    """The name of each mark."""
-    rules = (rule for chain in state.chains.values() for rule in chain.rules)
-    return {rule.mark: rule.name for rule in rules if rule.name and rule.mark}
+def _names(state: RouterState) -> dict[ServiceId, str]:
+    """The name of each mark, whatever the family, and of each service by address."""
+    rules = ((rule, rule.service_id(IPV4)) for chain in state.chains.values() for rule in chain.rules)
+    return {key: rule.name for rule, key in rules if rule.name and key}
 
 
-def _label(key: ServiceId, names: Mapping[int, str]) -> str:
-    if not key.fwmark:
-        return f"{key.protocol} {endpoint(key.address, key.port)}"
-    return names.get(key.fwmark, f"mark {key.fwmark}")
+def _label(key: ServiceId, names: Mapping[ServiceId, str]) -> str:
+    return names.get(ServiceId(IPV4, key.fwmark) if key.fwmark else key, _words(key))
+
+
+def _words(key: ServiceId) -> str:
+    return f"mark {key.fwmark}" if key.fwmark else f"{key.protocol} {endpoint(key.address, key.port)}"
 
 
 # -- services -----------------------------------------------------------------------------------------------------
 
 
 def _services(labels: Mapping[ServiceId, str], before: RouterState, after: RouterState) -> Iterator[str]:
-    left = {label: key.fwmark for key, label in labels.items() if key not in after.pools}
-    come = {label: key.fwmark for key, label in labels.items() if key not in before.pools}
+    left = {label: key for key, label in labels.items() if key not in after.pools}
+    come = {label: key for key, label in labels.items() if key not in before.pools}
     for key, label in labels.items():
         there, then = before.pools.get(key), after.pools.get(key)
         if there and then:
             yield from _edited(label, there, then)
-        elif then and left.get(label, key.fwmark) != key.fwmark:
-            yield f"{label}: mark {left[label]} -> {key.fwmark}, which is another service to IPVS"
+        elif then and _is_other(left.get(label, key), key):
+            new = str(key.fwmark) if key.fwmark and left[label].fwmark else _kind(key)
+            yield f"{label}: {_kind(left[label])} -> {new}, which is another service to IPVS"
         elif then:
             yield f"{label}: {_both_or_one('new', key, before)}, {_servers(key, after)}"
-        elif there and come.get(label, key.fwmark) == key.fwmark:
+        elif there and not _is_other(come.get(label, key), key):
             yield f"{label}: {_both_or_one('removed', key, after)}, {_servers(key, before)}"
+
+
+def _is_other(one: ServiceId, other: ServiceId) -> bool:
+    """Whether a service has another mark, or a mark in place of its addresses."""
+    return one.fwmark != other.fwmark
+
+
+def _kind(key: ServiceId) -> str:
+    return f"mark {key.fwmark}" if key.fwmark else "by address"
 
 
 def _twin(key: ServiceId) -> ServiceId:
@@ -104,8 +122,10 @@ def _twin(key: ServiceId) -> ServiceId:
 
 
 def _both_or_one(word: str, key: ServiceId, state: RouterState) -> str:
-    """The word for a whole service, or for its half of one family if the other one is there as well."""
-    return f"{word} in {key.family}" if key.fwmark and _twin(key) in state.pools else word
+    """The word for a whole service, or for the part of it that comes or goes: a family, or an address."""
+    if not key.fwmark:
+        return f"{word} at {_words(key)}"
+    return f"{word} in {key.family}" if _twin(key) in state.pools else word
 
 
 def _servers(key: ServiceId, state: RouterState) -> str:

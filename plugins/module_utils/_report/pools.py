@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any, Iterable, Mapping
 
-from .._model import Pool, RealServer, RouterState
-from .report import identity, own_rules
+from .._model import Pool, RealServer, RouterState, Traffic
+from .report import identity, own_rules, service_records
 
 # What the kernel counts for a real server, and what it counts at this moment.
 _COUNTED = ("connections", "in_packets", "out_packets", "in_bytes", "out_bytes")
@@ -23,11 +23,12 @@ def pools(state: RouterState, counters: Counters, before: Counters = (), seconds
 
     before: the counters as they were so many seconds ago; without them the rates are not known.
     """
-    names = {(rule.family, rule.mark): rule.name for rule in reversed(own_rules(state))}
+    known: list[Traffic] = [*own_rules(state), *service_records(state)]
+    names = {traffic.service: traffic.name for traffic in reversed(known)}
     now, then = _by_server(counters), _by_server(before)
     found = []
     for pool in state.pools.values():
-        name = names.get((pool.service.id.family, pool.service.id.fwmark))
+        name = names.get(pool.service.id)
         whose = tuple(identity(pool.service.id).values())
         for server in pool.real_servers.values():
             counted = now.get((*whose, *server.id), {})

@@ -15,6 +15,7 @@ from .._declared.params import ipvs_services as parse_ipvs_services
 from .._declared.params import marks, virtual_services
 from .._errors import ValidationError
 from .._ipvs import wire
+from .._ipvs.ipvsadm import endpoint
 from .._marks.iptables import port_items, render_rule
 from .._marks.markmap import arranged, joined, with_neighbours
 from .._marks.nftables import ledger
@@ -34,11 +35,15 @@ from .._model import (
     RealServer,
     RouterState,
     ServiceId,
+    ServiceRecord,
     TableRule,
+    Traffic,
     VirtualService,
     family_of,
 )
 from .._netlink import messages
+from .._packets.match import covered
+from .._packets.overlaps import Overlaps
 from .._way.troubles import Given
 
 # -- shapes -------------------------------------------------------------------------------------------------------
@@ -135,28 +140,35 @@ def services(state: RouterState) -> tuple[list[dict[str, Any]], list[dict[str, A
 
     A service whose mark iptables_mark gives is somebody else's.
     """
-    by_name: dict[str, list[MarkRule]] = {}
-    for rule in service_rules(state):
-        by_name.setdefault(rule.name, []).append(rule)
-    users = Counter(mark for _owner, _name, mark in {(rule.owner, rule.name, rule.mark) for rule in own_rules(state)})
+    by_name: dict[str, list[Traffic]] = {}
+    own_traffic: Sequence[Traffic] = (*service_rules(state), *service_records(state))
+    for one in own_traffic:
+        by_name.setdefault(one.name, []).append(one)
+    users = Counter(key for _owner, _name, key in {(rule.owner, rule.name, rule.service) for rule in own_rules(state)})
+    users.update(key for _name, key in {(record.name, record.service) for record in service_records(state)})
     snat_texts = _snat_texts(state)
     found, problems = [], []
-    for name in _names(service_rules(state)):
+    for name in dict.fromkeys((*_names(service_rules(state)), *_names(service_records(state)))):
         own = by_name[name]
         pools = [state.pools[key] for key in _ids(own) if key in state.pools]
         snat_rules = snat_texts.get(name, [])
         service = virtual_service(name, own, pools)
         if snat_rules:
             service["helper"] = "ftp"
-        if users[own[0].mark] == 1 and _reproduces(service, own, snat_rules, pools, _marking(state)):
+        if users[own[0].service] == 1 and _reproduces(service, own, snat_rules, pools, _marking(state)):
             found.append(service)
         elif len(pools) == len(_ids(own)):
             why = f"{name}: its rules and IPVS services are not what one declared service makes"
-            problems.append(_problem("not_declarable", why, name=name, fwmark=own[0].mark))
+            problems.append(_problem("not_declarable", why, name=name, **_subject(own[0].service)))
     return found, problems
 
 
-def _names(own: Collection[MarkRule]) -> list[str]:
+def _subject(service_id: ServiceId) -> dict[str, Any]:
+    """What a problem is about, if it is about a service by mark."""
+    return {"fwmark": service_id.fwmark} if service_id.fwmark else {}
+
+
+def _names(own: Collection[Traffic]) -> list[str]:
     """The names in one order that is that of both chains: a service of one family stands between those of both."""
     found: list[str] = []
     for family in FAMILIES:
@@ -170,8 +182,8 @@ def _names(own: Collection[MarkRule]) -> list[str]:
     return found
 
 
-def _ids(own: Iterable[MarkRule]) -> list[ServiceId]:
-    return list(dict.fromkeys(ServiceId(rule.family, rule.mark) for rule in own))
+def _ids(own: Iterable[Traffic]) -> list[ServiceId]:
+    return list(dict.fromkeys(one.service for one in own))
 
 
 def _marking(state: RouterState) -> str:
@@ -181,7 +193,7 @@ def _marking(state: RouterState) -> str:
 
 
 def _reproduces(
-    service: dict[str, Any], own: Sequence[MarkRule], snat_rules: Sequence[str], pools: Sequence[Pool], marking: str
+    service: dict[str, Any], own: Sequence[Traffic], snat_rules: Sequence[str], pools: Sequence[Pool], marking: str
 ) -> bool:
     """Whether declaring the service would leave everything as it is."""
     try:
@@ -190,8 +202,11 @@ def _reproduces(
         return False
     wanted = {pool.service.id: pool for pool in pools}
     snat_declared = [render_rule(rule) for family in FAMILIES for rule in declared.snat_rules if rule.family == family]
+    own_marks = [rule for rule in own if isinstance(rule, MarkRule)]
+    own_records = {one for one in own if isinstance(one, ServiceRecord)}
     return (
-        _as_kept(declared.rules, marking) == _as_kept(own, marking)
+        _as_kept(declared.rules, marking) == _as_kept(own_marks, marking)
+        and set(declared.records) == own_records
         and snat_declared == snat_rules
         and dict(declared.pools) == wanted
     )
@@ -200,7 +215,7 @@ def _reproduces(
 def _as_kept(rules: Sequence[MarkRule], marking: str) -> Sequence[MarkRule]:
     """Rules in the form in which the tool keeps them."""
     if marking == IPTABLES:
-        return tuple(rules)
+        return list(rules)
     return [entry for family in FAMILIES for entry in arranged(rule for rule in rules if rule.family == family)]
 
 
@@ -224,6 +239,12 @@ def service_rules(state: RouterState) -> list[MarkRule]:
     return [rule for rule in own_rules(state) if rule.owner == LVS_SERVICE]
 
 
+def service_records(state: RouterState) -> list[ServiceRecord]:
+    """What is on record of the services by address."""
+    found = (rule.meaning for chain in state.chains.values() for rule in chain.rules)
+    return list(dict.fromkeys(record for record in found if isinstance(record, ServiceRecord)))
+
+
 def _snat_texts(state: RouterState) -> dict[str, list[str]]:
     """What services have in table nat, by their names."""
     found: dict[str, list[str]] = {}
@@ -233,17 +254,33 @@ def _snat_texts(state: RouterState) -> dict[str, list[str]]:
     return found
 
 
-def virtual_service(name: str, own: Sequence[MarkRule], pools: Sequence[Pool]) -> dict[str, Any]:
-    """Rules of one mark and their IPVS services as one item of lvs_service."""
+def virtual_service(name: str, own: Sequence[Traffic], pools: Sequence[Pool]) -> dict[str, Any]:
+    """Rules of one mark, or records of addresses, and their IPVS services as one item of lvs_service."""
+    mark = own[0].service.fwmark
+    rules = [one if isinstance(one, MarkRule) else as_rule(one) for one in own]
     return {
         "name": name,
-        "fwmark": own[0].mark,
-        "traffic": [traffic for _rule, traffic in _traffic(own)],
+        **({"fwmark": mark} if mark else {}),
+        "traffic": [traffic for _rule, traffic in _traffic(rules if mark else with_neighbours(rules))],
         **_settings([pool.service for pool in pools]),
-        "real_servers": [
-            _real_server(server, with_port=False) for pool in pools for server in pool.real_servers.values()
-        ],
+        "real_servers": _real_servers(pools),
     }
+
+
+def as_rule(record: ServiceRecord) -> MarkRule:
+    """The traffic of a service by address as that of a rule, which gives no mark."""
+    return MarkRule(record.name, 0, record.destination, record.protocol, record.ports)
+
+
+def _real_servers(pools: Iterable[Pool]) -> list[dict[str, Any]]:
+    """The real servers, each once: by address all services of an item have the same, each at its own port."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for pool in pools:
+        for server in pool.real_servers.values():
+            translated = not pool.service.id.fwmark and server.port != pool.service.id.port
+            alike = server if translated else server._replace(port=0)
+            found.setdefault(alike, _real_server(server, with_port=translated))
+    return list(found.values())
 
 
 def _traffic(own: Iterable[MarkRule]) -> Iterator[tuple[MarkRule, dict[str, Any]]]:
@@ -343,17 +380,25 @@ def _real_server_counters(service: messages.Attributes, found: messages.Attribut
 
 def problems(state: RouterState, given: Mapping[str, Given]) -> list[dict[str, Any]]:
     """What does not fit together. given: the marks that rules give, by family."""
-    return [*_lone_marks(state), *_lone_services(state, given), *refused(state), *_chain_problems(state)]
+    return [
+        *_lone_marks(state),
+        *_lone_records(state),
+        *_hidden_by_marks(state),
+        *_lone_services(state, given),
+        *refused(state),
+        *_chain_problems(state),
+    ]
 
 
 def single_destinations(state: RouterState) -> list[tuple[str, int]]:
-    """The addresses that packets of ours go to, each with the mark it gets; networks are left out."""
+    """The addresses that packets of ours go to, each with the mark it gets, or 0; networks are left out."""
     single = {
         (rule.destination.partition("/")[0], rule.mark)
         for rule in own_rules(state)
         if ip_network(rule.destination).num_addresses == 1
     }
-    return sorted(single)
+    by_address = {(record.service.address, 0) for record in service_records(state)}
+    return sorted(single | by_address)
 
 
 def masqueraded(state: RouterState) -> list[str]:
@@ -366,7 +411,7 @@ def not_local(destinations: Iterable[tuple[str, int]], local: set[tuple[str, int
     """IPVS takes packets on their way to a local process; those to an address that is not local pass it by."""
     return [
         _problem("vip_not_local", f"{address} is not local to this router: IPVS will not see its packets",
-                 address=address, fwmark=fwmark)
+                 address=address, **({"fwmark": fwmark} if fwmark else {}))
         for address, fwmark in destinations
         if (address, fwmark) not in local
     ]  # fmt: skip
@@ -386,6 +431,33 @@ def _lone_marks(state: RouterState) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def _lone_records(state: RouterState) -> list[dict[str, Any]]:
+    return [
+        _problem("record_without_service", f"{record.name}: there is no IPVS service {_words(record.service)}",
+                 name=record.name, **identity(record.service))
+        for record in service_records(state)
+        if record.service not in state.pools
+    ]  # fmt: skip
+
+
+def _hidden_by_marks(state: RouterState) -> list[dict[str, Any]]:
+    """Services by address whose packets all get a mark; the kernel prefers the service of a mark."""
+    marked = Overlaps([rule for rule in own_rules(state) if rule.service in state.pools])
+    found = []
+    for record in service_records(state):
+        rule = as_rule(record)
+        near = marked.rules(rule)
+        if near and covered(rule, near):
+            why = f"{record.name}: all packets to {_words(record.service)} get the mark of {near[-1].name}, which the"
+            why += " kernel prefers to an address"
+            found.append(_problem("hidden", why, name=record.name, **identity(record.service)))
+    return found
+
+
+def _words(service_id: ServiceId) -> str:
+    return f"{service_id.protocol} {endpoint(service_id.address, service_id.port)}"
+
+
 def _lone_services(state: RouterState, given: Mapping[str, Given]) -> list[dict[str, Any]]:
     return [
         _problem("service_without_mark", f"{given[key.family].denial(key.fwmark)} of the {key.family} IPVS service",
@@ -397,10 +469,10 @@ def _lone_services(state: RouterState, given: Mapping[str, Given]) -> list[dict[
 
 def _chain_problems(state: RouterState) -> Iterator[dict[str, Any]]:
     for key, chain in state.chains.items():
-        if chain.rules and chain.jumps != 1:
+        if chain.rules and chain.jumps != 1 and not key.has_records:
             yield _problem("jump", _why_not_entered(key, chain), family=key.family)
         for rule in chain.rules:
-            if not rule.name or (key.table != "nat" and not isinstance(rule.meaning, MarkRule)):
+            if not rule.name or (key.table != "nat" and isinstance(rule.meaning, str)):
                 why = f"a rule in our {key.family} chain {key.name} that is not ours: {rule.text}"
                 yield _problem("foreign_rule", why, family=key.family)
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import ip_address
-from typing import Any, Dict, Iterable, Iterator, Sequence
+from typing import Any, Dict, Iterable, Iterator, Mapping, Sequence
 
 from .._declared.params import virtual_services
 from .._marks.iptables import merge_ports, port_items
-from .._model import FAMILIES, Declaration, MarkRule, PortRange, family_of
-from .report import shown, virtual_service
+from .._model import FAMILIES, Declaration, MarkRule, PortRange, Traffic, family_of
+from .report import as_rule, shown, virtual_service
 
 Service = Dict[str, Any]
 _SERVER_DEFAULTS = {"weight": 1, "tunnel_type": "ipip"}
@@ -24,7 +24,7 @@ def shorthand(service: Service) -> Service:
     Raises ValidationError if it is none.
     """
     declared = virtual_services([service])
-    long = virtual_service(declared.names[0], declared.rules, list(declared.pools.values()))
+    long = virtual_service(declared.names[0], declared.traffic, list(declared.pools.values()))
     servers = long.pop("real_servers")
     methods = {server["forward_method"] for server in servers}
     method = methods.pop() if len(methods) == 1 else "direct"
@@ -35,11 +35,16 @@ def shorthand(service: Service) -> Service:
         "helper": service.get("helper"),
     }
     defaults = {"scheduler": "wlc", "forward_method": "direct", "helper": None}
-    ordered = sorted(servers, key=lambda server: (family_of(server["address"]), ip_address(server["address"])))
+    ordered = sorted(servers, key=server_order)
     return {
         **_without(settings, defaults),
         "real_servers": [_without(server, {**_SERVER_DEFAULTS, "forward_method": method}) for server in ordered],
     }
+
+
+def server_order(server: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What real servers are ordered by."""
+    return (family_of(server["address"]), ip_address(server["address"]), server.get("port", 0))
 
 
 def _without(settings: Service, defaults: Service) -> Service:
@@ -53,15 +58,16 @@ def _plain_protocol(entry: Service) -> Service:
 
 def _traffic(service: Service, declared: Declaration) -> list[Service]:
     """The fewest traffic entries that make the rules in their own order, so that deploying them moves none."""
-    for traffic in _shorter(declared.rules):
+    rules = [one if isinstance(one, MarkRule) else as_rule(one) for one in declared.traffic]
+    for traffic in _shorter(rules):
         if _orders(virtual_services([{**service, "traffic": traffic}])) == _orders(declared):
             return traffic
     return list(service["traffic"])
 
 
-def _orders(declared: Declaration) -> list[list[MarkRule]]:
+def _orders(declared: Declaration) -> list[list[Traffic]]:
     """The rules in their order, which is one for each family: the other family's stand in another chain."""
-    return [[rule for rule in declared.rules if rule.family == family] for family in FAMILIES]
+    return [[one for one in declared.traffic if one.family == family] for family in FAMILIES]
 
 
 def _shorter(rules: Sequence[MarkRule]) -> Iterator[list[Service]]:

@@ -149,6 +149,11 @@ def _services(answer: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             service["name"] = service["name"] or short(rule["name"])
             service["addresses"] += [one for one in map(short, rule["destination"]) if one not in service["addresses"]]
             service["traffic"] += [one for one in [_traffic(rule)] if one not in service["traffic"]]
+    # A service by address has no rule that gives a mark, but its real servers have its name.
+    for entry in _list(answer["pools"]):
+        service = found.get(key_of(entry, "virtual_address", "virtual_port"))
+        if service is not None and entry["name"] is not None:
+            service["name"] = service["name"] or short(entry["name"])
     return found
 
 

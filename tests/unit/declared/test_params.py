@@ -44,6 +44,11 @@ def web(**changes: Any) -> dict[str, Any]:
     return having(given, **changes)
 
 
+def addressed(**changes: Any) -> dict[str, Any]:
+    """A service by address; the changes are those of its traffic."""
+    return {"name": "app", "traffic": [{"destination": "192.0.2.12", "protocol": "tcp", "ports": [80], **changes}]}
+
+
 def to(**changes: Any) -> dict[str, Any]:
     """A virtual service with other traffic."""
     return web(traffic=[having({"destination": "192.0.2.10", "protocol": "tcp"}, **changes)])
@@ -113,7 +118,37 @@ SERVICES = [
     ([web(name=7)], f'services[0].name: 7 is not {NAME}; write "7"'),
     ([web(), web(fwmark=81)], "services[1].name: web is taken by services[0]"),
     ([web(), web(name="b", fwmark="0x50")], "services[1].fwmark: 80 is taken by services[0]"),
-    ([web(fwmark=None)], "services[0].fwmark: is required"),
+    ([{**web(), "fwmark": None}], "services[0].fwmark: is null; give it a value or leave the key out"),
+    # by address
+    ([addressed(destination="192.0.2.0/24")],
+     "services[0].traffic[0].destination: 192.0.2.0/24 is a network, which IPVS does not see by address; "
+     "give the service a fwmark"),
+    ([addressed(ports=["80:81"])], "services[0].traffic[0].ports: 80:81 is a range, which IPVS does not see by "
+                                    "address; give the service a fwmark"),
+    ([addressed(source="198.51.100.0/24")],
+     "services[0].traffic[0].source: is not seen by IPVS by address; give the service a fwmark"),
+    ([{"name": "app", "traffic": [{"destination": "192.0.2.12", "protocol": "tcp"}]}],
+     "services[0].traffic[0].ports: every port of an address needs persistence_timeout; name them, or "
+     "give the service a fwmark"),
+    ([{**addressed(ports=[80, 443]), "persistence_timeout": 300}],
+     "services[0].persistence_timeout: does not hold a client across the ports 80, 443 by address; "
+     "give the service a fwmark, or make an item of each port"),
+    ([{**addressed(), "one_packet": True}],
+     "services[0].one_packet: is for udp, not tcp; make an item of each protocol"),
+    ([addressed(), {**addressed(), "name": "b"}],
+     "services[1].traffic: 192.0.2.12 tcp 80 is taken by services[0]"),
+    ([{**addressed(), "real_servers": [{"address": "10.0.0.31", "port": 8080}]}],
+     "services[0].real_servers[0].port: only masquerade can translate to port 8080, not direct"),
+    ([{**addressed(ports=[80, 81]), "forward_method": "masquerade",
+       "real_servers": [{"address": "10.0.0.31", "port": 8080}]}],
+     "services[0].real_servers[0].port: 8080 needs traffic with one port, not the ports 80, 81; "
+     "make an item of each port"),
+    ([{"name": "app", "traffic": [{"destination": "192.0.2.12", "protocol": "tcp"}], "persistence_timeout": 300,
+       "forward_method": "masquerade", "real_servers": [{"address": "10.0.0.31", "port": 8080}]}],
+     "services[0].real_servers[0].port: 8080 needs traffic with one port, not every port; make an item of each port"),
+    ([{"name": "all", "traffic": [{"destination": "192.0.2.12", "protocol": "tcp"}], "persistence_timeout": 300},
+      {"name": "b", "traffic": [{"destination": "192.0.2.12", "protocol": "tcp"}], "persistence_timeout": 300}],
+     "services[1].traffic: 192.0.2.12 tcp on every port is taken by services[0]"),
     ([web(fwmark=0)], "services[0].fwmark: 0 is not a firewall mark (1-2147483647)"),
     ([web(fwmark=2**31)], "services[0].fwmark: 2147483648 is not a firewall mark (1-2147483647)"),
     ([web(fwmark=2**32)], "services[0].fwmark: 4294967296 is not a firewall mark (1-2147483647)"),
@@ -214,8 +249,8 @@ SERVICES = [
     ([web(real_servers=[{"address": "10.0.0.1"}] * 2)],
      "services[0].real_servers[1].address: 10.0.0.1 is there twice"),
     ([server(port=80)],
-     "services[0].real_servers[0].port: is not an option; a service by mark leaves ports as they are: "
-     "the real server listens on the ports of traffic"),
+     "services[0].real_servers[0].port: 80 cannot be had with a fwmark: IPVS would send every port of the service to "
+     "it, or none; leave fwmark out, or have the real server listen on the ports of traffic"),
     ([server(weight=65536)], "services[0].real_servers[0].weight: 65536 is not a weight (0-65535)"),
     ([server(weight=-1)], "services[0].real_servers[0].weight: -1 is not a weight (0-65535)"),
     ([server(upper_threshold=2**31)], "services[0].real_servers[0].upper_threshold: 2147483648 is not a connection "

@@ -97,7 +97,7 @@ def test_what_deletes_it(command: str, delete: str) -> None:
         ("link add x up type ipip local 2001:db8::1", "2001:db8::1 is of the other family than type ipip"),
         ("link add x up type ip6gre local 10.0.0.1", "10.0.0.1 is of the other family than type ip6gre"),
         ("fou add port 0 gue", "'0' is not a port (1-65535)"),
-        ("rule add lookup 200 priority 5", "needs from or fwmark; without them it is a rule for every packet"),
+        ("rule add lookup 200 priority 5", "needs from, to or fwmark; without them it is a rule for every packet"),
         ("rule add fwmark 80 lookup 200 priority 32766", "'32766' is not a priority before table main (1-32765)"),
         ("-4 rule add from 2001:db8::1 lookup 200 priority 5", "2001:db8::1 is of the other family"),
         ("rule add fwmark 80 lookup 255 priority 5", "table 255 belongs to the kernel, not to us"),

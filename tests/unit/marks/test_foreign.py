@@ -13,6 +13,7 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
+from ansible_collections.lvs.fleet.plugins.module_utils._declared.params import virtual_services
 from ansible_collections.lvs.fleet.plugins.modules import ipvs_service, lvs_info, lvs_service
 from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel, Rule, Table
 from ansible_collections.lvs.fleet.tests.unit.packets import mark, packets
@@ -490,7 +491,14 @@ def test_rules_that_leave_packets_out_are_no_obstacle() -> None:
 def test_deploying_what_is_adoptable_changes_nothing(services: list[dict[str, Any]], ours: int, data: Any) -> None:
     kernel = FakeKernel()
     run_module(lvs_service, kernel, services=services[:ours])
-    run_module(ipvs_service, kernel, services=[{"fwmark": item["fwmark"]} for item in services[ours:]])
+    ids = virtual_services(services[ours:]).ids
+    by_hand = [{"fwmark": key.fwmark, "family": key.family} for key in ids if key.fwmark]
+    by_hand += [
+        {"protocol": key.protocol, "address": key.address, "port": key.port, "persistence_timeout": 60}
+        for key in ids
+        if not key.fwmark
+    ]
+    run_module(ipvs_service, kernel, services=by_hand)
     data.draw(hooks(kernel, services))
     told = info(kernel)
     before = read(kernel).pools

@@ -20,6 +20,8 @@ HTTP6 = {**HTTP, "destination": ["2001:db8::10"]}
 SERVERS = [{"address": "10.0.0.11", "weight": 10}, {"address": "10.0.0.12"}]
 WEB = {"name": "web", "fwmark": 80, "traffic": [HTTP], "real_servers": SERVERS}
 SHOP = {"name": "shop", "fwmark": 81, "traffic": [{**HTTP, "destination": ["192.0.2.11"]}]}
+SMTP = {"destination": ["192.0.2.11"], "protocol": "tcp", "ports": [25, 587]}
+MAIL = {"name": "mail", "traffic": [SMTP], "real_servers": [{"address": "10.0.0.21"}]}
 BOTH = {**WEB, "traffic": [HTTP, HTTP6], "real_servers": [*SERVERS, {"address": "2001:db8::11"}]}
 
 
@@ -96,6 +98,32 @@ CASES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]] =
         [web(traffic=[{**HTTP, "ports": [20, 21]}], persistence_timeout=9, forward_method="masquerade")],
         [web(traffic=[{**HTTP, "ports": [20, 21]}], persistence_timeout=9, forward_method="masquerade", helper="ftp")],
         ["web: rules for active FTP"],
+    ),
+    "new by address": (
+        [],
+        [MAIL],
+        [f"mail: new at tcp 192.0.2.11:{port}, with 1 real server" for port in (25, 587)],
+    ),
+    "an address less": (
+        [MAIL],
+        [{**MAIL, "traffic": [{**SMTP, "ports": [25]}]}],
+        ["mail: removed at tcp 192.0.2.11:587, with 1 real server"],
+    ),
+    "another name by address": ([MAIL], [{**MAIL, "name": "post"}], ["post: was mail until now"]),
+    "weight by address": (
+        [MAIL],
+        [{**MAIL, "real_servers": [{"address": "10.0.0.21", "weight": 5}]}],
+        [f"mail: weight of 10.0.0.21:{port} 1 -> 5" for port in (25, 587)],
+    ),
+    "from address to mark": (
+        [MAIL],
+        [{**MAIL, "fwmark": 25}],
+        ["mail: by address -> mark 25, which is another service to IPVS"],
+    ),
+    "from mark to address": (
+        [{**MAIL, "fwmark": 25}],
+        [MAIL],
+        ["mail: mark 25 -> by address, which is another service to IPVS"],
     ),
     "nothing": ([WEB, SHOP], [WEB, SHOP], []),
 }

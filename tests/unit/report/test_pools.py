@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from ansible_collections.lvs.fleet.plugins.module_utils._declared.params import ipvs_services, virtual_services
-from ansible_collections.lvs.fleet.plugins.module_utils._marks.iptables import mark_chains
+from ansible_collections.lvs.fleet.plugins.module_utils._marks.iptables import mark_chains, record_chains
 from ansible_collections.lvs.fleet.plugins.module_utils._model import Chain, RouterState
-from ansible_collections.lvs.fleet.plugins.module_utils._plan import declared_rules
+from ansible_collections.lvs.fleet.plugins.module_utils._plan import declared_chain, declared_rules
 from ansible_collections.lvs.fleet.plugins.module_utils._report.pools import pools
 from ansible_collections.lvs.fleet.plugins.modules import lvs_info
 from ansible_collections.lvs.fleet.tests.unit.fake_kernel import FakeKernel
@@ -42,6 +42,13 @@ def state() -> RouterState:
 def counters(connections: int) -> list[dict[str, Any]]:
     server = {"address": "10.0.0.11", "port": 0, **ZERO, "connections": connections, "active_connections": 2}
     return [{"fwmark": 80, "family": "ipv4", "real_servers": [server]}]
+
+
+def test_names_of_services_by_address() -> None:
+    traffic = [{"destination": "192.0.2.10", "protocol": "udp", "ports": 53}]
+    declared = virtual_services([{"name": "dns", "traffic": traffic, "real_servers": [{"address": "10.0.0.53"}]}])
+    chains = {key: declared_chain(declared, key) for key in record_chains()}
+    assert [one["name"] for one in pools(RouterState(chains, declared.pools), [])] == ["dns"]
 
 
 def test_one_list() -> None:

@@ -26,7 +26,7 @@ def traffic(destination: list[str], protocol: Any = "tcp", **more: Any) -> dict[
 def longhand(service: dict[str, Any]) -> dict[str, Any]:
     """The service as lvs_info returns it."""
     declared = virtual_services([service])
-    told = virtual_service(declared.names[0], declared.rules, list(declared.pools.values()))
+    told = virtual_service(declared.names[0], declared.traffic, list(declared.pools.values()))
     return {**told, **({"helper": "ftp"} if service.get("helper") else {})}
 
 
@@ -87,8 +87,8 @@ def test_it_says_the_same(services: list[dict[str, Any]]) -> None:
     before, after = virtual_services(services), virtual_services(short)
     assert dict(after.pools) == dict(before.pools) and after.snat_rules == before.snat_rules
     for family in FAMILIES:
-        assert [rule for rule in after.rules if rule.family == family] == [
-            rule for rule in before.rules if rule.family == family
+        assert [one for one in after.traffic if one.family == family] == [
+            one for one in before.traffic if one.family == family
         ]
     assert sum(len(service["traffic"]) for service in short) <= sum(
         len(longhand(service)["traffic"]) for service in services
