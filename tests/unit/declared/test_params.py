@@ -123,8 +123,8 @@ SERVICES = [
     ([addressed(destination="192.0.2.0/24")],
      "services[0].traffic[0].destination: 192.0.2.0/24 is a network, which IPVS does not see by address; "
      "give the service a fwmark"),
-    ([addressed(ports=["80:81"])], "services[0].traffic[0].ports: 80:81 is a range, which IPVS does not see by "
-                                    "address; give the service a fwmark"),
+    ([addressed(ports=["80:81"])],
+     "services[0].traffic[0].ports: 80:81 is a range, which IPVS does not see by address; give the service a fwmark"),
     ([addressed(source="198.51.100.0/24")],
      "services[0].traffic[0].source: is not seen by IPVS by address; give the service a fwmark"),
     ([{"name": "app", "traffic": [{"destination": "192.0.2.12", "protocol": "tcp"}]}],
