@@ -149,17 +149,17 @@ def test_beside_a_service_by_mark(site: Quiet, method: str, port: int) -> None:
     assert left.services() == left.own_rules("ipv4") == left.own_rules("ipv6") == []
 
 
-@pytest.mark.parametrize("family", VIRTUAL, ids=lambda family: family.name)
-def test_the_kernel_prefers_the_mark(site: Quiet, family: int, capsys: pytest.CaptureFixture[str]) -> None:
-    """Of a service by mark and one by address for the same packets; the run says so, and so does lvs_info."""
+def test_the_kernel_prefers_the_mark(site: Quiet) -> None:
+    """Of a service by mark and one by address for the same packets; lvs_info says so."""
     router = site.router
     marked = {**web("masquerade"), "traffic": [traffic(BY_ADDRESS)], "real_servers": real_servers()[::2]}
     router.run("lvs_service", services=[marked, mail("masquerade", TRANSLATED)])
-    assert "which the kernel prefers to an address" in capsys.readouterr().err
-    assert site.met(family, BY_ADDRESS) == ({1}, {BY_ADDRESS})
+    for family in VIRTUAL:
+        assert site.met(family, BY_ADDRESS) == ({1}, {BY_ADDRESS})
     assert {one["kind"] for one in router.run("lvs_info")["problems"]} == {"hidden"}
     router.run("lvs_service", services=[mail("masquerade", TRANSLATED)])
-    assert site.met(family, BY_ADDRESS) == (set(SERVERS), {TRANSLATED})
+    for family in VIRTUAL:
+        assert site.met(family, BY_ADDRESS) == (set(SERVERS), {TRANSLATED})
 
 
 @pytest.mark.parametrize("family", VIRTUAL, ids=lambda family: family.name)
