@@ -43,8 +43,8 @@ demo: $(ready) ## the product at work on a fleet of virtual routers
 	$(step) demo $(as_root) tests/demo/run
 
 .PHONY: test
-test: $(ready) ## all of the following up to versions; molecule, versions and fresh beside the others
-	$(step) test tests/tools/lanes 'lint build sanity unit browser integration' 'VERSIONS=ends molecule versions fresh'
+test: $(ready) ## all of the following up to versions, in two lanes side by side
+	$(step) test tests/tools/lanes 'lint build unit browser integration' 'VERSIONS=ends sanity molecule versions fresh'
 
 .PHONY: lint
 lint: $(ready) ## style, types, shell, licence headers, sandboxes, documentation, changelog, execution environment

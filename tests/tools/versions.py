@@ -10,6 +10,7 @@ versions.py with COMMAND...: run the command with the oldest and with the newest
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -87,12 +88,15 @@ class Controller:
         return self.folder / "venv"
 
     def make_environment(self) -> None:
-        """The version itself, and what the unit tests need beside it."""
+        """The version itself, and what the unit tests need beside it. Targets that run side by side take turns."""
         ready = self.environment / "ready"
-        if not ready.exists():
-            uv("venv", "--clear", "--python", find_python(self.python), self.environment)
-            uv("pip", "install", "--python", self.environment, f"ansible-core=={self.version}", *FOR_UNITS)
-            ready.touch()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as turn:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            if not ready.exists():
+                uv("venv", "--clear", "--python", find_python(self.python), self.environment)
+                uv("pip", "install", "--python", self.environment, f"ansible-core=={self.version}", *FOR_UNITS)
+                ready.touch()
 
     def install(self, archive: Path) -> None:
         self.make_environment()
