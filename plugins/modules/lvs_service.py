@@ -46,10 +46,9 @@ options:
         description:
           - The firewall mark, 1 to 2147483647. Together with the family it identifies the IPVS service. Unique.
           - Without it the service is balanced by address. Then destinations are single addresses, ports are single
-            ports, and there is neither O(services[].traffic[].source) nor O(services[].traffic[].in_interface). A
-            client
-            stays with its real server for each port alone, so O(services[].persistence_timeout) goes with one port
-            only.
+            ports, and there is neither O(services[].traffic[].source) nor O(services[].traffic[].in_interface).
+          - By address a client stays with its real server for each port alone. So O(services[].persistence_timeout)
+            goes with one port only.
           - Where a service by mark and one by address match the same packet, the kernel takes that by mark.
         type: int
       traffic:

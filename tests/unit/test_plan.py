@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import assume, given
@@ -45,6 +46,7 @@ from ansible_collections.lvs.fleet.tests.unit.strategies import (
     states,
 )
 
+T = TypeVar("T")
 PURGES = st.sampled_from(["none", "owned", "all"])
 
 
@@ -164,18 +166,24 @@ def test_what_is_not_ours_is_never_touched(
 def test_no_packet_ever_gets_a_mark_without_a_service(
     current: RouterState, given: list[dict[str, Any]], purge: str, marking: str
 ) -> None:
-    kernel = kernel_with(current)
     lone = lone_marks(current)
-    seen = []
+    seen = after_each_write(lone_marks, current, services_target(given, purge, marking))
+    assert [sorted(found - lone) for found in seen if found - lone] == []
+
+
+def after_each_write(found: Callable[[RouterState], T], current: RouterState, target: Target) -> list[T]:
+    """What is found on a router after each write of a run."""
+    kernel = kernel_with(current)
+    seen: list[T] = []
 
     def look() -> None:
         locked, kernel.locked = kernel.locked, False
-        seen.append(lone_marks(read(kernel)))
+        seen.append(found(read(kernel)))
         kernel.locked = locked
 
     kernel.after_write = look
-    run(kernel, services_target(given, purge, marking))
-    assert [sorted(found - lone) for found in seen if found - lone] == []
+    run(kernel, target)
+    return seen
 
 
 def unowned(state: RouterState) -> set[ServiceId]:
@@ -188,17 +196,8 @@ def unowned(state: RouterState) -> set[ServiceId]:
 def test_no_service_by_address_ever_lacks_its_record(
     current: RouterState, given: list[dict[str, Any]], purge: str, marking: str
 ) -> None:
-    kernel = kernel_with(current)
     by_hand = unowned(current)
-    seen = []
-
-    def look() -> None:
-        locked, kernel.locked = kernel.locked, False
-        seen.append(unowned(read(kernel)))
-        kernel.locked = locked
-
-    kernel.after_write = look
-    run(kernel, services_target(given, purge, marking))
+    seen = after_each_write(unowned, current, services_target(given, purge, marking))
     assert [sorted(found - by_hand) for found in seen if found - by_hand] == []
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 from .._errors import MISSHAPEN, not_understood
 from .._model import EVERYWHERE, FULL_NETMASK, Chain, ChainRule, MarkRule, PortRange, family_of
@@ -44,13 +44,20 @@ def parse_listing(listed: str, family: str) -> Chain:
     chain is as we make it. References are all other things in the table.
     Raises ParseError.
     """
+    return read_table(listed, table_words(family), lambda objects: _chain(objects, family))
+
+
+def read_table(listed: str, words: str, chain_of: Callable[[Sequence[tuple[str, _Object]]], Chain]) -> Chain:
+    """What the objects of a table are, each with its kind; an empty text is no table. words: the table as nft names it.
+
+    Raises ParseError.
+    """
     if not listed:
         return Chain()
     try:
-        objects = [(kind, found) for item in json.loads(listed)["nftables"] for kind, found in item.items()]
-        return _chain(objects, family)
+        return chain_of([(kind, found) for item in json.loads(listed)["nftables"] for kind, found in item.items()])
     except MISSHAPEN as error:
-        raise not_understood(f"nft -j list table {table_words(family)}", error) from None
+        raise not_understood(f"nft -j list table {words}", error) from None
 
 
 def _chain(objects: Sequence[tuple[str, _Object]], family: str) -> Chain:

@@ -10,11 +10,9 @@ There is one table for each family:
 
 from __future__ import annotations
 
-import json
 from ipaddress import ip_address
 from typing import Any, Iterable, Mapping, Sequence
 
-from .._errors import MISSHAPEN, not_understood
 from .._model import (
     FAMILIES,
     FULL_NETMASK,
@@ -28,6 +26,7 @@ from .._model import (
     ServiceRecord,
 )
 from .iptables import COMMENT, record_of
+from .nft_listing import read_table
 from .nftables import ADDRESS_TYPE, NFT_FAMILY
 
 TABLE = "lvs-service"
@@ -71,13 +70,7 @@ def parse_records(listed: str, family: str) -> Chain:
 
     Raises ParseError.
     """
-    if not listed:
-        return Chain()
-    try:
-        objects = [(kind, found) for item in json.loads(listed)["nftables"] for kind, found in item.items()]
-        return _chain(objects, family)
-    except MISSHAPEN as error:
-        raise not_understood(f"nft -j list table {record_table(family)}", error) from None
+    return read_table(listed, record_table(family), lambda objects: _chain(objects, family))
 
 
 def _chain(objects: Sequence[tuple[str, Mapping[str, Any]]], family: str) -> Chain:
