@@ -118,6 +118,10 @@ class ServiceRecord:
         """As those of a MARK rule: none are all."""
         return ((self.service.port, self.service.port),) if self.service.port else ()
 
+    def as_rule(self) -> MarkRule:
+        """The traffic of the service as that of a rule, which gives no mark."""
+        return MarkRule(self.name, 0, self.destination, self.protocol, self.ports)
+
 
 # What a service sees of packets.
 Traffic = Union[MarkRule, ServiceRecord]

@@ -106,7 +106,7 @@ def _hidden_by_marks(declared: Declaration, places: dict[str, str]) -> dict[str,
     overlaps = Overlaps(declared.rules)
     found: dict[str, list[str]] = {}
     for record in declared.records:
-        seen = MarkRule(record.name, 0, record.destination, record.protocol, record.ports)
+        seen = record.as_rule()
         near = overlaps.rules(seen)
         if near and record.name not in found and covered(seen, near):
             by = ", ".join(dict.fromkeys(places[other.name] for other in near))

@@ -257,7 +257,7 @@ def _snat_texts(state: RouterState) -> dict[str, list[str]]:
 def virtual_service(name: str, own: Sequence[Traffic], pools: Sequence[Pool]) -> dict[str, Any]:
     """Rules of one mark, or records of addresses, and their IPVS services as one item of lvs_service."""
     mark = own[0].service.fwmark
-    rules = [one if isinstance(one, MarkRule) else as_rule(one) for one in own]
+    rules = [one if isinstance(one, MarkRule) else one.as_rule() for one in own]
     return {
         "name": name,
         **({"fwmark": mark} if mark else {}),
@@ -265,11 +265,6 @@ def virtual_service(name: str, own: Sequence[Traffic], pools: Sequence[Pool]) ->
         **_settings([pool.service for pool in pools]),
         "real_servers": _real_servers(pools),
     }
-
-
-def as_rule(record: ServiceRecord) -> MarkRule:
-    """The traffic of a service by address as that of a rule, which gives no mark."""
-    return MarkRule(record.name, 0, record.destination, record.protocol, record.ports)
 
 
 def _real_servers(pools: Iterable[Pool]) -> list[dict[str, Any]]:
@@ -445,7 +440,7 @@ def _hidden_by_marks(state: RouterState) -> list[dict[str, Any]]:
     marked = Overlaps([rule for rule in own_rules(state) if rule.service in state.pools])
     found = []
     for record in service_records(state):
-        rule = as_rule(record)
+        rule = record.as_rule()
         near = marked.rules(rule)
         if near and covered(rule, near):
             why = f"{record.name}: all packets to {_words(record.service)} get the mark of {near[-1].name}, which the"

@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterable, Iterator, Mapping, Sequence
 from .._declared.params import virtual_services
 from .._marks.iptables import merge_ports, port_items
 from .._model import FAMILIES, Declaration, MarkRule, PortRange, Traffic, family_of
-from .report import as_rule, shown, virtual_service
+from .report import shown, virtual_service
 
 Service = Dict[str, Any]
 _SERVER_DEFAULTS = {"weight": 1, "tunnel_type": "ipip"}
@@ -58,7 +58,7 @@ def _plain_protocol(entry: Service) -> Service:
 
 def _traffic(service: Service, declared: Declaration) -> list[Service]:
     """The fewest traffic entries that make the rules in their own order, so that deploying them moves none."""
-    rules = [one if isinstance(one, MarkRule) else as_rule(one) for one in declared.traffic]
+    rules = [one if isinstance(one, MarkRule) else one.as_rule() for one in declared.traffic]
     for traffic in _shorter(rules):
         if _orders(virtual_services([{**service, "traffic": traffic}])) == _orders(declared):
             return traffic
