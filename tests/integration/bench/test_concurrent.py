@@ -23,6 +23,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.lvs.fleet.tests.integration.harness import FAMILIES, Result, Router, Snapshot
 from ansible_collections.lvs.fleet.tests.integration.load import FORK
 from ansible_collections.lvs.fleet.tests.integration.moments import Interruption, at_each_moment
+from ansible_collections.lvs.fleet.tests.integration.places import EVERY
 from ansible_collections.lvs.fleet.tests.integration.shapes import service
 
 ROUNDS = 6
@@ -236,7 +237,7 @@ FLUSHES = {
 
 @pytest.mark.parametrize("flush", FLUSHES)
 def test_flush(router: Router, flush: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Somebody flushes at each moment of a run: it succeeds, or goes back and says so; the next one makes all whole.
+    """Somebody flushes at moments of a run: it succeeds, or goes back and says so; the next one makes all whole.
 
     Each chain and each service is what it was before, what it was to be, or nothing; never a part of it.
     """
@@ -244,7 +245,7 @@ def test_flush(router: Router, flush: str, capsys: pytest.CaptureFixture[str]) -
     before, after = ONE, [*TWO, extra("one", 101)]
     expected = [settle(router, services) for services in ([], before, after)]
     outcomes = Counter[str]()
-    for moment in itertools.count():
+    for moment in itertools.count(list(FLUSHES).index(flush), EVERY):
         router.run("lvs_service", services=before)
         interruption = Interruption(moment, lambda: router.tool("sh", "-c", FLUSHES[flush]))
         with at_each_moment(interruption):
@@ -259,7 +260,7 @@ def test_flush(router: Router, flush: str, capsys: pytest.CaptureFixture[str]) -
         assert ours(router.snapshot()) == expected[2]
     assert moment > 10
     with capsys.disabled():
-        print(f"\n{flush} at each of {moment} moments: {dict(outcomes)}")
+        print(f"\n{flush} at {outcomes.total()} of {moment} moments: {dict(outcomes)}")
 
 
 def parts(state: tuple[list[str], ...]) -> dict[str, list[str]]:

@@ -21,6 +21,7 @@ from ansible_collections.lvs.fleet.plugins.module_utils._marks import machine as
 from ansible_collections.lvs.fleet.tests.integration import foreign, oracle
 from ansible_collections.lvs.fleet.tests.integration.child import Child, at_step, die
 from ansible_collections.lvs.fleet.tests.integration.harness import FAMILIES, Namespace, Result, Router, Snapshot
+from ansible_collections.lvs.fleet.tests.integration.places import EVERY
 from ansible_collections.lvs.fleet.tests.integration.shapes import service
 
 KILLS = int(os.environ.get("KILLS") or 16)
@@ -135,16 +136,16 @@ def tell(what: str, outcomes: Counter[str], capsys: pytest.CaptureFixture[str]) 
         print(f"\n{what}: {', '.join(f'{count} {outcome}' for outcome, count in sorted(outcomes.items()))}")
 
 
-def test_killed_at_every_step_that_writes(victim: Victim, capsys: pytest.CaptureFixture[str]) -> None:
-    """Before each call that writes on the way there, and after each on the way back."""
+def test_killed_at_steps_that_write(victim: Victim, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before calls that write on the way there, and after them on the way back."""
     step = 0
     while victim.outcomes["not killed"] < 2:
         child = victim.child(step)
         victim.survive(child.wait())
         child.wait_for_commands()
-        step += 1
-    tell("kill -9 at every step of lvs_service", victim.outcomes, capsys)
-    assert victim.outcomes["half way"] > 20
+        step += EVERY
+    tell("kill -9 at steps of lvs_service", victim.outcomes, capsys)
+    assert victim.outcomes["half way"] > 45 // EVERY
 
 
 def test_killed_at_any_moment(victim: Victim, capsys: pytest.CaptureFixture[str]) -> None:

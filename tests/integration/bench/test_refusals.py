@@ -33,6 +33,7 @@ from ansible_collections.lvs.fleet.tests.integration import foreign
 from ansible_collections.lvs.fleet.tests.integration.bench.test_kills import INVENTORIES, WRITES, picture, tell
 from ansible_collections.lvs.fleet.tests.integration.child import Child, at_step
 from ansible_collections.lvs.fleet.tests.integration.harness import CHAIN, Result, Router
+from ansible_collections.lvs.fleet.tests.integration.places import EVERY
 
 UNDONE = "operations done until then were undone; the router is as it was before."
 HALF = "Going back failed as well, so the router is half changed"
@@ -125,29 +126,29 @@ def in_between(wrong: Operation, place: int) -> Iterator[list[int]]:
         yield counts
 
 
-def refuse_everywhere(router: Router, wrong: Operation, module: str, **options: Any) -> Iterator[str]:
-    """The messages of a module that fails at place after place, and leaves no trace."""
+def refuse_at_places(router: Router, first: int, wrong: Operation, module: str, **options: Any) -> Iterator[str]:
+    """The messages of a module that fails at place after place, from the first on, and leaves no trace."""
     rules = module == "lvs_service"
     before = picture(router.snapshot(rules=rules))
-    place, places = 0, 1
+    place, places = first, 1
     while place <= places:
         with in_between(wrong, place) as counts:
             message = router.fail(module, **options)
         yield message
         told_in_full(message)
         assert picture(router.snapshot(rules=rules)) == before
-        place, places = place + 1, counts[0]
+        place, places = place + EVERY, counts[0]
     assert places > 7
     assert router.run(module, **options)["changed"]
     router.is_settled(module, **options)
 
 
 @pytest.mark.parametrize("refusal", REFUSALS)
-def test_refused_at_every_place(router: Router, refusal: str) -> None:
+def test_refused_at_places(router: Router, refusal: str) -> None:
     command, virtual, server, meaning = REFUSALS[refusal]
     router.run("ipvs_service", services=BEFORE)
     wrong = IpvsOperation(command, virtual, server)
-    for message in refuse_everywhere(router, wrong, "ipvs_service", services=AFTER, purge=True):
+    for message in refuse_at_places(router, 0, wrong, "ipvs_service", services=AFTER, purge=True):
         assert message.startswith(f"ipvsadm -{command} -f {virtual.id.fwmark}") and meaning in message
 
 
@@ -159,8 +160,10 @@ WRONG: dict[str, Operation] = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_both_halves_refused_at_every_place(busy: Router, wrong: str) -> None:
-    for message in refuse_everywhere(busy, WRONG[wrong], "lvs_service", services=INVENTORIES[1]):
+def test_both_halves_refused_at_places(busy: Router, wrong: str) -> None:
+    for message in refuse_at_places(
+        busy, list(WRONG).index(wrong), WRONG[wrong], "lvs_service", services=INVENTORIES[1]
+    ):
         assert message.startswith(
             ("ipvsadm -a -f 80 -r 10.0.0.77 ", "iptables-restore --noflush --wait 10: exit status")
         )
