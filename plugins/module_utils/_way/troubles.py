@@ -11,7 +11,7 @@ from typing import Any, Collection, Iterable, Mapping, NamedTuple, Sequence
 from .._marks.iptables import COMMAND, render_ports, render_rule
 from .._marks.nftables import PRIORITY, table_words
 from .._model import FULL_NETMASK, IPV4, IPV6, NFTABLES, Chain, ChainId, MarkRule, Pool, ServiceId
-from .._packets.conditions import ESTABLISHED, EVERY_PORT, INVALID, NEW, Packets, interval, packets_of
+from .._packets.conditions import ESTABLISHED, EVERY_PORT, INVALID, NEW, STATE, Packets, interval, packets_of
 from . import walk as way
 from .tc import MarkFilter
 
@@ -146,23 +146,34 @@ def replies(
     """Rules that drop what masqueraded real servers answer, on its way through FORWARD to IPVS.
 
     device_of: the interface to each real server. conntrack: whether IPVS has its connections tracked
-    (net.ipv4.vs.conntrack); else the first answer of TCP, a SYN and ACK, is invalid to the kernel, and others are new.
+    (net.ipv4.vs.conntrack); else the first answer of TCP, a SYN and ACK, is invalid to the kernel, and others are new,
+    unless a rule in PREROUTING takes them out of the tracking.
     """
-    found = [hook for hook in hooks if hook.name == way.FORWARD and hook.priority < way.IPVS_PRIORITY]
-    dropping = [hook for hook in found if hook.drops or _drops_something(hook)]
+    on_the_way = _to_forward(hooks)
     told: dict[tuple[str, way.Rule], dict[str, Any]] = {}
-    for mine in own if dropping else ():
+    for mine in own if any(hook.name == way.FORWARD for hook in on_the_way) else ():
         pool = pools.get(ServiceId(mine.family, mine.mark))
         servers = pool.real_servers.values() if pool else ()
         for address in sorted({one.address for one in servers if one.forward_method == "masquerade"}):
             packets = _answers(mine, address, device_of.get(address, ""), conntrack)
-            for trouble in way.admitted(sorted(dropping, key=lambda hook: hook.priority), packets):
-                told.setdefault((trouble.table, trouble.rule), _reply_problem(trouble, mine, address))
+            for trouble in way.answers_dropped(on_the_way, packets):
+                told.setdefault((trouble.table, trouble.rule), _reply_problem(trouble, mine, address, conntrack))
     return list(told.values())
 
 
-def _drops_something(hook: way.Hook) -> bool:
-    return any(rule.action == way.DROPS for chain in hook.chains.values() for rule in chain.rules)
+def _to_forward(hooks: Iterable[way.Hook]) -> list[way.Hook]:
+    """The hooks that decide about answers: they take them out of the tracking, or drop some in FORWARD before IPVS."""
+    found = [
+        hook
+        for hook in hooks
+        if (hook.name == way.PREROUTING and _does(hook, way.UNTRACKS))
+        or (hook.name == way.FORWARD and hook.priority < way.IPVS_PRIORITY and (hook.drops or _does(hook, way.DROPS)))
+    ]
+    return sorted(found, key=lambda hook: (hook.name == way.FORWARD, hook.priority))
+
+
+def _does(hook: way.Hook, action: str) -> bool:
+    return any(rule.action == action for chain in hook.chains.values() for rule in chain.rules)
 
 
 def _answers(mine: MarkRule, address: str, device: str, conntrack: bool) -> Packets:
@@ -181,15 +192,24 @@ def _answers(mine: MarkRule, address: str, device: str, conntrack: bool) -> Pack
     )
 
 
-def _reply_problem(trouble: way.Trouble, mine: MarkRule, address: str) -> dict[str, Any]:
+def _reply_problem(trouble: way.Trouble, mine: MarkRule, address: str, conntrack: bool) -> dict[str, Any]:
     found = _problem(trouble, [mine])
     does = "may drop" if trouble.may else "drops"
-    ports = f" -m multiport --sports {render_ports(mine.ports)}" if mine.ports else ""
-    remedy = (
-        f"accept it before, as with {COMMAND[mine.family]} -I FORWARD -s {address} -p {mine.protocol}{ports} -j ACCEPT"
-    )
     what = f"what the masqueraded real server {address} answers"
+    remedy = _reply_remedy(trouble, mine, address, conntrack)
     return {**found, "message": f"{mine.name}: {where(trouble.table, trouble.rule)} {does} {what}; {remedy}"}
+
+
+def _reply_remedy(trouble: way.Trouble, mine: MarkRule, address: str, conntrack: bool) -> str:
+    """What ends the trouble. What one table accepts another one may still drop, as nftables has it."""
+    command = COMMAND[mine.family]
+    ports = f" -m multiport --sports {render_ports(mine.ports)}" if mine.ports else ""
+    answers = f"-s {address} -p {mine.protocol}{ports}"
+    if not conntrack and any(one.kind == STATE for one in trouble.rule.conditions):
+        return f"take it out of the tracking, as with {command} -t raw -A PREROUTING {answers} -j CT --notrack"
+    if trouble.table == "filter":
+        return f"accept it before, as with {command} -I FORWARD {answers} -j ACCEPT"
+    return "accept it before"
 
 
 def mark_readers(hooks: Collection[way.Hook], own: Sequence[MarkRule], conntrack: bool) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from .._packets.conditions import (
     PROTOCOL,
     SOME,
     SOURCE,
+    SOURCE_PORTS,
     STATE,
     UNKNOWN,
     UNTRACKED,
@@ -193,12 +194,16 @@ class _Part(NamedTuple):
 
 @dataclass
 class _Walk:
-    """Packets on their way. own is the mark that they are to have at the end, at the hook where they get it."""
+    """Packets on their way. own is the mark that they are to have at the end, at the hook where they get it.
+
+    service: where they name the service, DESTINATION in requests, SOURCE in answers; at the other end are its clients.
+    """
 
     packets: Packets
     own: Hook | None = None
     own_mark: int = 0
     marked: bool = True
+    service: str = DESTINATION
     found: list[Trouble] = field(default_factory=list)
     # Those of them that change the mark of all packets: they do no harm if another rule makes it good.
     changes: list[Trouble] = field(default_factory=list)
@@ -316,25 +321,27 @@ class _Walk:
         return crowd
 
     def _accept(self, rule: Rule, part: _Part, crowd: _Crowd) -> _Crowd:
-        """A rule for some sources that names the service says who may use it, so it is for all who may."""
+        """A rule for some clients that names the service says who may use it, so it is for all who may."""
         self._bypass(rule, part)
-        named = {DESTINATION, PORTS} & {one.kind for one in rule.conditions if not one.inverted}
-        if crowd.share == ALL and ((named and part.level == SOME) or self._names_the_way(rule)):
+        ports = PORTS if self.service == DESTINATION else SOURCE_PORTS
+        named = {self.service, ports} & {one.kind for one in rule.conditions if not one.inverted}
+        if crowd.share == ALL and ((named and part.level == SOME) or self._names_the_way(rule, crowd)):
             part = part._replace(level=ALL)
         if part.level == ALL and (_is_about_interfaces(rule) or (crowd.by_interface and not rule.conditions)):
             self.trusted = True
         return self._ended(part, crowd)
 
-    def _names_the_way(self, rule: Rule) -> bool:
+    def _names_the_way(self, rule: Rule, crowd: _Crowd) -> bool:
         """Whether a rule is for where packets come from, and, where they go to, for an interface that is not known."""
         unsure = {one.kind for one in rule.conditions if one_answer(one, self.packets) != ALL}
-        return unsure == {OUT_INTERFACE} and bool({one.kind for one in rule.conditions} & {IN_INTERFACE, SOURCE})
+        whence = crowd.by_interface or {one.kind for one in rule.conditions} & {IN_INTERFACE, SOURCE}
+        return unsure == {OUT_INTERFACE} and bool(whence)
 
     def _drop(self, rule: Rule, part: _Part, crowd: _Crowd) -> _Crowd:
-        """What keeps out some sources, or is not understood, is taken for wanted."""
+        """What keeps out some clients, or is not understood, is taken for wanted."""
         if part.narrower & {IN_INTERFACE} or (crowd.by_interface and part.level == SOME):
             self.kept_out = True
-        if crowd.share != ALL or part.level == UNKNOWN or part.narrower - {DESTINATION}:
+        if crowd.share != ALL or part.level == UNKNOWN or part.narrower - {self.service}:
             return crowd
         self.found.append(Trouble(DROPPED, self.hook.table, rule, crowd.doubt))
         return self._ended(part, crowd, lost=not crowd.doubt)
@@ -459,9 +466,9 @@ def _depends_on_way(asked: Condition | Rule) -> bool:
     return isinstance(asked, Rule) and asked.action != SETS_MARK
 
 
-def admitted(hooks: Sequence[Hook], packets: Packets) -> list[Trouble]:
-    """What keeps packets that nobody marks from getting through some hooks."""
-    return [trouble for trouble in _Walk(packets).through(hooks) if trouble.kind == DROPPED]
+def answers_dropped(hooks: Sequence[Hook], packets: Packets) -> list[Trouble]:
+    """What keeps answers of a real server, which nobody marks, from getting through some hooks."""
+    return [trouble for trouble in _Walk(packets, service=SOURCE).through(hooks) if trouble.kind == DROPPED]
 
 
 def _devices(wanted: str, devices: Iterable[str]) -> list[str]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,7 @@ from ansible_collections.lvs.fleet.plugins.module_utils._model import (
 from ansible_collections.lvs.fleet.plugins.module_utils._packets.conditions import answer
 from ansible_collections.lvs.fleet.plugins.module_utils._way import walk as _way
 from ansible_collections.lvs.fleet.plugins.module_utils._way.iptables import hooks, saved_rules
+from ansible_collections.lvs.fleet.plugins.module_utils._way.nft import hooks as nft_hooks
 from ansible_collections.lvs.fleet.plugins.module_utils._way.tc import mark_filters, places
 from ansible_collections.lvs.fleet.plugins.module_utils._way.troubles import (
     filter_readers,
@@ -286,8 +288,12 @@ FORWARD: dict[str, tuple[str, bool, list[str]]] = {
                      ["dropped filter FORWARD 0"]),
     "to some interface": ("-P FORWARD DROP\n-A FORWARD -o eth0 -j ACCEPT", False, ["dropped? filter FORWARD 0"]),
     "from the server": ("-P FORWARD DROP\n-A FORWARD -s 10.0.0.0/24 -j ACCEPT", False, []),
+    "to some clients": ("-A FORWARD -d 203.0.113.0/24 -j DROP", False, []),
+    "only to some clients": ("-P FORWARD DROP\n-A FORWARD -s 10.0.0.0/24 -d 198.51.100.0/24 -j ACCEPT", False, []),
+    "inside of a zone": ("-A FORWARD -i eth1 -g ZONE\n-A ZONE -o eth1 -j ACCEPT\n-A ZONE -j REJECT", False, []),
     "from its ports": ("-P FORWARD DROP\n-A FORWARD -p tcp -m multiport --sports 80,443 -j ACCEPT", False, []),
 }  # fmt: skip
+ANSWERS = "-s 10.0.0.11 -p tcp -m multiport --sports 80,443"
 
 
 @pytest.mark.parametrize("case", FORWARD)
@@ -296,8 +302,28 @@ def test_what_masqueraded_real_servers_answer(case: str) -> None:
     found = list(hooks(saved_rules(saved({"filter": rules})), "ipv4"))
     told = replies(found, [WEB], POOLS, {"10.0.0.11": "eth1"}, conntrack)
     assert short(told) == expected
-    remedy = "as with iptables -I FORWARD -s 10.0.0.11 -p tcp -m multiport --sports 80,443 -j ACCEPT"
-    assert all(problem["message"].endswith(remedy) for problem in told)
+    remedy = f"iptables -t raw -A PREROUTING {ANSWERS} -j CT --notrack"
+    if case != "nothing that is invalid":
+        remedy = f"iptables -I FORWARD {ANSWERS} -j ACCEPT"
+    assert all(problem["message"].endswith(f", as with {remedy}") for problem in told)
+
+
+@pytest.mark.parametrize(("untracked", "expected"), [("-s 10.0.0.0/24", 0), ("-s 10.0.0.12", 1)])
+def test_answers_that_are_not_tracked_are_not_invalid(untracked: str, expected: int) -> None:
+    rules = {
+        "filter": "-A FORWARD -m conntrack --ctstate INVALID -j DROP",
+        "raw": f"-A PREROUTING {untracked} -p tcp -m multiport --sports 80,443 -j CT --notrack",
+    }
+    found = list(hooks(saved_rules(saved(rules)), "ipv4"))
+    assert len(replies(found, [WEB], POOLS, {"10.0.0.11": "eth1"}, conntrack=False)) == expected
+
+
+def test_what_one_table_of_nftables_accepts_is_not_accepted_by_another() -> None:
+    place = {"family": "inet", "table": "fw", "hook": "forward", "prio": 0}
+    chain = {**place, "name": "forward", "policy": "drop", "type": "filter", "handle": 1}
+    listed = json.dumps({"nftables": [{"table": {"family": "inet", "name": "fw", "handle": 1}}, {"chain": chain}]})
+    told = replies(nft_hooks(listed, "")["ipv4"], [WEB], POOLS, {"10.0.0.11": "eth1"}, conntrack=False)
+    assert [problem["message"].endswith("answers; accept it before") for problem in told] == [True]
 
 
 READERS: dict[str, tuple[int, str, bool]] = {
