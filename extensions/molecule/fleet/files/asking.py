@@ -4,7 +4,7 @@
 
 """One request after the other, over HTTP and HTTPS, until a file appears; then how many there were and what failed.
 
-Usage: asking.py FOLDER ADDRESS...
+Usage: asking.py FOLDER PATIENCE ADDRESS..., PATIENCE in seconds for each request
 """
 
 from __future__ import annotations
@@ -17,24 +17,23 @@ import sys
 import time
 from pathlib import Path
 
-# So many clients ask in turns, and each waits so many seconds for an answer.
+# So many clients ask in turns.
 CLIENTS = {False: "198.51.100.{}", True: "2001:db8:0:2::{}"}
 HOSTS = range(10, 20)
-PATIENCE = 5
 PAUSE = 0.01
 LONGEST = 300
 
 
-def ask(address: str, port: int, host: int) -> None:
+def ask(address: str, port: int, host: int, patience: float) -> None:
     """Raises OSError or HTTPException unless the answer is that of a real server to this client on this port."""
     source = CLIENTS[":" in address].format(host)
     if port == 443:
         trusting = ssl._create_unverified_context()
         connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-            address, port, timeout=PATIENCE, source_address=(source, 0), context=trusting
+            address, port, timeout=patience, source_address=(source, 0), context=trusting
         )
     else:
-        connection = http.client.HTTPConnection(address, port, timeout=PATIENCE, source_address=(source, 0))
+        connection = http.client.HTTPConnection(address, port, timeout=patience, source_address=(source, 0))
     try:
         connection.request("GET", "/")
         answer = connection.getresponse().read().decode().split()
@@ -44,7 +43,7 @@ def ask(address: str, port: int, host: int) -> None:
         raise OSError(f"the answer was {answer}")
 
 
-def main(folder: Path, addresses: list[str]) -> None:
+def main(folder: Path, patience: float, addresses: list[str]) -> None:
     asked, failed = 0, []
     end = time.monotonic() + LONGEST
     turns = zip(itertools.cycle(itertools.product(addresses, (80, 443))), itertools.cycle(HOSTS))
@@ -55,7 +54,7 @@ def main(folder: Path, addresses: list[str]) -> None:
             failed.append(f"nobody wanted it to stop within {LONGEST} s")
             break
         try:
-            ask(address, port, host)
+            ask(address, port, host, patience)
         except (OSError, http.client.HTTPException) as error:
             failed.append(f"{address} port {port}: {error}")
         asked += 1
@@ -66,4 +65,4 @@ def main(folder: Path, addresses: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    main(Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3:])
