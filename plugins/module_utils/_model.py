@@ -54,7 +54,10 @@ class ServiceId(NamedTuple):
 
 @dataclass(frozen=True)
 class MarkRule:
-    """One MARK rule as this collection writes it: what matches, and the mark it gets."""
+    """One MARK rule as this collection writes it: what matches, and the mark it gets.
+
+    exclude_mac: MAC addresses, sorted; packets from these machines do not match, nor does what came by no Ethernet.
+    """
 
     name: str
     mark: int
@@ -65,6 +68,7 @@ class MarkRule:
     in_interface: str = ""
     mask: int = FULL_MASK
     owner: str = LVS_SERVICE
+    exclude_mac: tuple[str, ...] = ()
 
     @property
     def family(self) -> str:

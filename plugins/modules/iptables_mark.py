@@ -77,6 +77,14 @@ options:
       in_interface:
         description: The interface that the packets arrive at. A C(+) at the end stands for any ending.
         type: str
+      exclude_mac:
+        description:
+          - MAC addresses, as in V(52:54:00:12:34:56). Packets that come directly from these machines get no mark.
+          - Write those of the other LVS routers here where they are real servers of the service as well. Otherwise each
+            of them balances again what the other one has balanced.
+          - Only packets that come in by Ethernet get a mark then.
+        type: list
+        elements: str
   chain:
     description: The chain of the rules, at most 28 letters, digits, C(_) or C(-).
     type: str

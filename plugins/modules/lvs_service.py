@@ -46,7 +46,8 @@ options:
         description:
           - The firewall mark, 1 to 2147483647. Together with the family it identifies the IPVS service. Unique.
           - Without it the service is balanced by address. Then destinations are single addresses, ports are single
-            ports, and there is neither O(services[].traffic[].source) nor O(services[].traffic[].in_interface).
+            ports, and there is no O(services[].traffic[].source), O(services[].traffic[].in_interface) or
+            O(services[].traffic[].exclude_mac).
           - By address a client stays with its real server for each port alone. So O(services[].persistence_timeout)
             goes with one port only.
           - Where a service by mark and one by address match the same packet, the kernel takes that by mark.
@@ -84,6 +85,14 @@ options:
           in_interface:
             description: The interface that the packets arrive at. A C(+) at the end stands for any ending.
             type: str
+          exclude_mac:
+            description:
+              - MAC addresses, as in V(52:54:00:12:34:56). Packets that come directly from these machines get no mark.
+              - Write those of the other LVS routers here where they are real servers of the service as well. Otherwise
+                each of them balances again what the other one has balanced.
+              - Only packets that come in by Ethernet get a mark then.
+            type: list
+            elements: str
       scheduler:
         description: The IPVS scheduler, for instance V(wlc), V(wrr), V(sh) or V(mh). The kernel must have it.
         type: str
@@ -232,8 +241,9 @@ options:
       - V(iptables) has one rule in C(LVS-MARK) for each destination, protocol, source and 15 ports, and each packet
         passes all of them.
       - V(nftables) has a table C(lvs-mark) for each family, in which a packet finds its mark by one lookup, however
-        many services there are. Only traffic with O(services[].traffic[].source) or
-        O(services[].traffic[].in_interface) takes a rule. It needs C(nft) 0.9.4 and Linux 5.6 or later.
+        many services there are. Only traffic with O(services[].traffic[].source),
+        O(services[].traffic[].in_interface) or O(services[].traffic[].exclude_mac) takes a rule. It needs C(nft) 0.9.4
+        and Linux 5.6 or later.
       - Where two services match the same packet, the mark of the later one counts with both. With V(nftables) and a
         O(purge) that leaves other services alone, the services of this run count before those.
       - Going from one to the other is one run, in which no packet is without its mark. The rules that

@@ -21,8 +21,8 @@ from ansible_collections.lvs.fleet.tests.integration.harness import CHAIN, FAMIL
 
 Service = dict[str, Any]
 Ports = list[tuple[int, int]]
-# Source, destination, interface and protocol; and for each of them its ports.
-Traffic = dict[tuple[str, str, str, str], Ports]
+# Source, destination, interface, protocol and the MAC addresses left out; and for each of them its ports.
+Traffic = dict[tuple[str, str, str, str, str], Ports]
 # Name, mark, mask and the traffic that gets it.
 Block = tuple[str, int, int, Traffic]
 # A service in the words of ipvsadm: -f 80 -6, or -t 192.0.2.10:25.
@@ -56,7 +56,8 @@ def traffic_of(entries: Iterable[dict[str, Any]], family: str) -> Traffic:
         ends = product(entry.get("source", [""]), entry["destination"], protocols)
         for source, destination, protocol in ends:
             if {family_of(destination), family_of(source or destination)} == {family}:
-                key = (_network(source), _network(destination), entry.get("in_interface", ""), protocol)
+                excluded = " ".join(sorted(entry.get("exclude_mac", [])))
+                key = (_network(source), _network(destination), entry.get("in_interface", ""), protocol, excluded)
                 found[key] = _joined([*found.get(key, []), *ports])
     return found
 
@@ -222,7 +223,8 @@ def blocks(snapshot: Snapshot, family: str, chain: str = CHAIN) -> list[Block]:
         head = (name.removeprefix("lvs:"), mark, mask)
         if not found or found[-1][:3] != head:
             found.append((*head, {}))
-        key = tuple(option.get(word, "") for word in ("-s", "-d", "-i", "-p"))
+        excluded = " ".join(address for word, address in pairwise(said) if word == "--mac-source")
+        key = (*(option.get(word, "") for word in ("-s", "-d", "-i", "-p")), excluded)
         ports = option.get("--dports") or option.get("--dport")
         more = list(map(_range, ports.split(","))) if ports else ANY_PORT
         found[-1][3][key] = _joined([*found[-1][3].get(key, []), *more])

@@ -139,8 +139,8 @@ class Table:
                 value += f" {words.pop(0)}"
             if option == "-m":
                 matches.append(value)
-                # Each -m comment is a match of its own, with a comment of its own.
-                options.pop(f"--{value}", None)
+                # Each -m comment and each -m mac is a match of its own, with a value of its own.
+                options.pop("--mac-source" if value == "mac" else f"--{value}", None)
             else:
                 if option in options:
                     raise Refused(f"multiple {option} flags not allowed", 2)
@@ -174,6 +174,8 @@ class Table:
             return options.get("-j") == "TCPMSS" and "--tcp-flags" in options and int(value) <= 65535
         if option == "--ctstate":
             return "conntrack" in matches
+        if option == "--mac-source":
+            return "mac" in matches and re.fullmatch("[0-9a-f]{2}(:[0-9a-f]{2}){5}", value) is not None
         if option == "--comment":
             return "comment" in matches and len(value) <= 255
         if option == "--set-xmark":

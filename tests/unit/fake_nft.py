@@ -274,6 +274,10 @@ def _expression(text: str, family: str) -> list[dict[str, Any]]:
             found.append({first: None})
         elif first == "iifname":
             found.append(_match({"meta": {"key": "iifname"}}, words.pop(0).strip('"')))
+        elif first == "ether":
+            assert words[:2] == ["saddr", "!="], text
+            found.append(_match(_payload("ether", "saddr"), words[2], "!="))
+            words = words[3:]
         elif first == family:
             found.append(_match(_payload(family, words.pop(0)), _network(words.pop(0))))
         elif first == "th":
@@ -290,8 +294,8 @@ def _expression(text: str, family: str) -> list[dict[str, Any]]:
     return found
 
 
-def _match(left: dict[str, Any], right: Any) -> dict[str, Any]:
-    return {"match": {"op": "==", "left": left, "right": right}}
+def _match(left: dict[str, Any], right: Any, op: str = "==") -> dict[str, Any]:
+    return {"match": {"op": op, "left": left, "right": right}}
 
 
 def _payload(protocol: str, name: str) -> dict[str, Any]:

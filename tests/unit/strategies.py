@@ -40,6 +40,7 @@ NAMES = ("web", "ftp", "dns", "x" * 63)
 EVERY_PORT = "x" * 63
 PORTS_OF = {"web": (80, 443), "ftp": (21,), "dns": (53, 5353), EVERY_PORT: (1, 65535)}
 MARKS = (1, 2, 80, 2**31 - 1)
+MACS = ["52:54:00:00:00:01", "52:54:00:00:00:02"]
 NETWORKS = {
     "ipv4": ("192.0.2.10", "192.0.2.11", "192.0.2.0/24", "0.0.0.0/0"),
     "ipv6": ("2001:db8::10", "2001:db8::/32"),
@@ -67,6 +68,8 @@ def traffic(draw: Any, families: tuple[str, ...]) -> dict[str, Any]:
         entry["source"] = [draw(st.sampled_from(NETWORKS[family])) for family in families]
     if draw(st.integers(0, 3)) == 0:
         entry["in_interface"] = draw(st.sampled_from(["eth0", "bond0.12", "veth+"]))
+    if draw(st.integers(0, 3)) == 0:
+        entry["exclude_mac"] = draw(some(MACS, most=2))
     return entry
 
 

@@ -32,6 +32,7 @@ _TRUE = ("true", "yes", "on", "1", "y", "t")
 _FALSE = ("false", "no", "off", "0", "n", "f")
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
 _SHOWN = 80
+_MAC_BYTES = 6
 # 0.0.0.0, 255.255.255.255 and ::
 _NOT_ONE_MACHINE = (b"\x00" * 4, b"\xff" * 4, b"\x00" * 16)
 # How ::ffff:192.0.2.1 begins. Sockets have such addresses, packets never, and IPVS refuses them.
@@ -237,6 +238,16 @@ interface = matching(r"[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,14}|[A-Za-z0-9_][A-Za-z0-9
 chain_name = matching(
     r"[A-Za-z_][A-Za-z0-9_-]{0,27}", "a chain name (a letter or '_', then at most 27 letters, digits, '_' or '-')"
 )
+
+
+def mac_address(value: Any) -> str:
+    """The MAC address of one machine, as iptables and nft print it."""
+    parts = re.split(r"[:-]", value) if isinstance(value, str) else []
+    if len(parts) != _MAC_BYTES or not all(re.fullmatch(r"[0-9a-fA-F]{2}", part) for part in parts):
+        raise ValueError(f"{show(value)} is not a MAC address, such as 52:54:00:12:34:56")
+    if int(parts[0], 16) & 1:
+        raise ValueError(f"{show(value)} is the MAC address of a group, from which no packet comes")
+    return ":".join(parts).lower()
 
 
 def port_range(value: Any) -> PortRange:

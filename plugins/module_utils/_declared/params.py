@@ -49,6 +49,7 @@ from .options import (
     fwmark,
     integer,
     interface,
+    mac_address,
     mappings,
     matching,
     name,
@@ -121,13 +122,14 @@ def mark_rules(
     ports = split_ports(merge_ports(options.many("ports", port_range)))
     sources = options.many("source", network) or [""]
     in_interface = options.one("in_interface", interface, "")
+    exclude_mac = tuple(sorted(set(options.many("exclude_mac", mac_address))))
     for family in sorted({family_of(destination) for destination in destinations}):
         if sources != [""] and not any(family_of(source) == family for source in sources):
             options.problem(
                 "source", f"has no {FAMILY_WORDS[family]} network, but a destination is {FAMILY_WORDS[family]}"
             )
     return [
-        MarkRule(label, mark, destination, protocol, group, _narrowed(source), in_interface, mask, owner)
+        MarkRule(label, mark, destination, protocol, group, _narrowed(source), in_interface, mask, owner, exclude_mac)
         for destination in destinations
         for protocol in protocols
         for source in sources
@@ -146,7 +148,7 @@ def addressed(options: Options, persistent: bool) -> list[ServiceId]:
     destinations = options.many("destination", network, required=True)
     protocols = options.many("protocol", protocol_name, required=True)
     ports = merge_ports(options.many("ports", port_range))
-    for key in ("source", "in_interface"):
+    for key in ("source", "in_interface", "exclude_mac"):
         if options.value(key) is not None:
             options.problem(key, f"is not seen by IPVS by address; {_NEEDS_MARK}")
     for low, high in ports:
@@ -476,7 +478,7 @@ def marks(given: Any, path: str = "rules", absent: bool = False) -> Declaration:
         if not absent or options.value("destination") is not None:
             rules += mark_rules(options, label, mark, mask, IPTABLES_MARK)
         else:
-            for key in ("protocol", "ports", "source", "in_interface"):
+            for key in ("protocol", "ports", "source", "in_interface", "exclude_mac"):
                 options.value(key)
         options.done()
         names.append(label)

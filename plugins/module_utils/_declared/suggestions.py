@@ -46,6 +46,7 @@ _OPTIONS = {
     **dict.fromkeys(("ip", "host", "hostname", "server", "real_ip"), ("address", "destination")),
     **dict.fromkeys(("port", "dport", "dports"), ("ports", "port")),
     **dict.fromkeys(("iface", "interface", "device"), ("in_interface",)),
+    **dict.fromkeys(("mac", "mac_source", "not_mac", "source_mac"), ("exclude_mac",)),
     **dict.fromkeys(("algorithm", "algo", "lb_algo", "lvs_sched", "balance"), ("scheduler",)),
     **dict.fromkeys(("method", "forward", "forwarding", "lb_kind", "lvs_method"), ("forward_method",)),
     **dict.fromkeys(("persistent", "persistence", "sticky", "affinity", "timeout"), ("persistence_timeout",)),
@@ -58,7 +59,8 @@ _OPTIONS = {
 }  # fmt: skip
 # Where the options of a virtual service are, for those that stand in another place. An address may be meant for either.
 _SERVER = ("weight", "upper_threshold", "lower_threshold", "tunnel_type", "tunnel_port", "tunnel_checksum")
-_INSIDE = {"traffic": ("destination", "protocol", "ports", "source", "in_interface"), "real_servers": _SERVER}
+_TRAFFIC = ("destination", "protocol", "ports", "source", "in_interface", "exclude_mac")
+_INSIDE = {"traffic": _TRAFFIC, "real_servers": _SERVER}
 _OF_SERVICES = (
     "name", "fwmark", "scheduler", "scheduler_flags", "persistence_timeout", "persistence_netmask",
     "persistence_netmask6", "persistence_engine", "one_packet", "helper", "traffic", "real_servers",

@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections import Counter
 from dataclasses import replace
 from ipaddress import ip_network
+from itertools import zip_longest
 from typing import Any, Iterable, Iterator, Mapping, Optional, Sequence, Tuple
 
 from .._errors import LvsError, ParseError
@@ -61,6 +62,8 @@ _QUOTED = re.compile(r' --(?!match-set |physdev-)[\w-]+ "(?:[^"\\]|\\.)*("?)', r
 # More than any quoted value has. What is longer was no beginning of one.
 _LONGEST_QUOTED = 1024
 _ASKED_MARK = re.compile(r"-m mark (! )?--mark 0x([0-9a-f]+)(?:/0x([0-9a-f]+))?")
+# What a rule asks for that leaves a machine of the same network out.
+_NOT_MAC = "! --mac-source"
 # The single-port match that -p PROTOCOL brings along; its words mean nothing by themselves.
 _PORT_MATCHES = frozenset(PROTOCOL_NUMBERS.values())
 # Pairs of places: the first one, and the series of those behind it.
@@ -224,17 +227,33 @@ def _mark_rule(words: Sequence[str], rule: MarkRule) -> MarkRule | None:
 
 
 def _fields(words: Sequence[str]) -> dict[str, str]:
-    """The options of a rule; none if one of them is not among those that this collection writes."""
+    """The options of a rule; none if one of them is not among those that this collection writes.
+
+    Of MAC addresses that are left out there may be several, each in a match of its own.
+    """
     fields: dict[str, str] = {}
-    for place in range(0, len(words), 2):
-        word, value = words[place], words[place + 1] if place + 1 < len(words) else ""
+    joined = _with_negations(words)
+    for word, value in zip_longest(joined[::2], joined[1::2], fillvalue=""):
         if (word, value) == ("--comment", IPTABLES_MARK):
             continue
+        if word == _NOT_MAC and word in fields:
+            value = f"{fields.pop(word)} {value}"
         if word in fields or not _expected(word, value):
             return {}
         if word != "-m":
             fields[word] = value
     return {} if {"--dport", "--dports"} <= fields.keys() else fields
+
+
+def _with_negations(words: Sequence[str]) -> list[str]:
+    """The words with each "!" as the beginning of the option that it negates; a comment may be a "!" as well."""
+    found: list[str] = []
+    for word in words:
+        if found[-1:] == ["!"] and found[-2:-1] != ["--comment"]:
+            found[-1] = f"! {word}"
+        else:
+            found.append(word)
+    return found
 
 
 def _with_traffic(rule: MarkRule, fields: Mapping[str, str]) -> MarkRule:
@@ -248,14 +267,17 @@ def _with_traffic(rule: MarkRule, fields: Mapping[str, str]) -> MarkRule:
         ports=merge_ports(_port_range(item) for item in ports.split(",") if item),
         source=str(ip_network(fields["-s"])) if "-s" in fields else "",
         in_interface=fields.get("-i", ""),
+        exclude_mac=tuple(sorted(set(fields.get(_NOT_MAC, "").lower().split()))),
     )
 
 
 def _expected(word: str, value: str) -> bool:
+    if word == _NOT_MAC:
+        return True
     if word != "--comment" and _NEEDS_QUOTES.search(value):
         return False
     if word == "-m":
-        return value in ("multiport", "comment") or value in _PORT_MATCHES
+        return value in ("multiport", "comment", "mac") or value in _PORT_MATCHES
     return word in ("-s", "-d", "-i", "-p", "--dports", "--dport", "--comment", "-j", "--set-xmark")
 
 
@@ -280,8 +302,8 @@ def _table_rule(chain: str, position: int, text: str, family: str) -> TableRule:
     rule = MarkRule("", mark, EVERYWHERE[family], mask=mask)
     try:
         # No transaction of ours could delete a rule with a line break, so we have no words for it.
-        exact = bool(_fields(words)) and "\n" not in text
-        return TableRule(chain, position, text, target, _with_traffic(rule, _seen(words)), exact, asks)
+        fields = _fields(words) if "\n" not in text else {}
+        return TableRule(chain, position, text, target, _with_traffic(rule, fields or _seen(words)), bool(fields), asks)
     except ValueError:
         return TableRule(chain, position, text, target, rule, False, asks)
 
@@ -361,6 +383,8 @@ def _mark_words(rule: MarkRule) -> list[str]:
         words += ["-p", rule.protocol]
     if rule.ports:
         words += ["-m", "multiport", "--dports", render_ports(rule.ports)]
+    for address in rule.exclude_mac:
+        words += ["-m", "mac", "!", "--mac-source", address]
     if rule.owner == IPTABLES_MARK:
         words += ["-m", "comment", "--comment", IPTABLES_MARK]
     words += ["-m", "comment", "--comment", _comment(rule.name)]

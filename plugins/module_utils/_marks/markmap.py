@@ -78,7 +78,7 @@ def is_exact(rule: MarkRule) -> bool:
 
 def is_conditional(rule: MarkRule) -> bool:
     """Whether it looks at more than destination, protocol and port."""
-    return bool(rule.source or rule.in_interface) and not is_record(rule)
+    return bool(rule.source or rule.in_interface or rule.exclude_mac) and not is_record(rule)
 
 
 def is_record(rule: MarkRule) -> bool:

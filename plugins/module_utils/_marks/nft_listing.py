@@ -31,6 +31,10 @@ from .nftables import (
 
 # The kernel takes other names as well; there are no words for all of them.
 _INTERFACE = re.compile(r"[\w.:@-]*\+?", re.ASCII)
+_MAC: dict[str, Any] = {"payload": {"protocol": "ether", "field": "saddr"}}
+_MAC_ADDRESS = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+# Where a rule leaves machines out by their MAC addresses, one for each match.
+_NOT_MAC = "not ether saddr"
 # An object of the listing, and all of one by kind and name.
 _Object = Mapping[str, Any]
 _Named = Mapping["tuple[str, str]", _Object]
@@ -229,7 +233,7 @@ def _entry(text: str, name: str, mark: int, rule: MarkRule | None) -> ChainRule:
 
 def _mark_rule_of(name: str, fields: Mapping[str, Any], family: str) -> MarkRule | None:
     """The rule as a value; None if it has something that we do not write. Raises one of MISSHAPEN for other values."""
-    known = {"mark", "iifname", "saddr", "daddr", "l4proto", "dport"}
+    known = {"mark", "iifname", "saddr", "daddr", "l4proto", "dport", _NOT_MAC}
     mark, protocol = fields.get("mark"), fields.get("l4proto")
     source = _network(fields["saddr"], family) if "saddr" in fields else ""
     destination = _network(fields["daddr"], family) if "daddr" in fields else EVERYWHERE[family]
@@ -244,7 +248,10 @@ def _mark_rule_of(name: str, fields: Mapping[str, Any], family: str) -> MarkRule
     interface = f"{interface[:-1]}+" if interface.endswith("*") else interface
     if not _INTERFACE.fullmatch(interface):
         return None
-    return MarkRule(name, mark, destination, protocol, ports, source, interface)
+    excluded = tuple(sorted(set(fields.get(_NOT_MAC, ()))))
+    if not all(_MAC_ADDRESS.fullmatch(address) for address in excluded):
+        return None
+    return MarkRule(name, mark, destination, protocol, ports, source, interface, exclude_mac=excluded)
 
 
 def _fields(statements: Sequence[_Object]) -> dict[str, Any]:
@@ -257,6 +264,9 @@ def _fields(statements: Sequence[_Object]) -> dict[str, Any]:
             found = {"mark": body["value"]}
         elif kind == "match" and body["op"] == "==" and "meta" in body["left"]:
             found = {body["left"]["meta"]["key"]: body["right"]}
+        elif kind == "match" and body["op"] == "!=" and body["left"] == _MAC:
+            fields[_NOT_MAC] = (*fields.get(_NOT_MAC, ()), body["right"])
+            continue
         elif kind == "match" and body["op"] == "==" and "payload" in body["left"]:
             found = _payload(body["left"]["payload"], body["right"])
         fields.update({f"{key} again" if key in fields else key: value for key, value in found.items()})

@@ -188,6 +188,7 @@ def _rule_words(rule: MarkRule) -> str:
     if rule.in_interface:
         # What ends in + for iptables ends in * for nft.
         found.append(f'iifname "{rule.in_interface.replace("+", "*")}"')
+    found += [f"ether saddr != {address}" for address in rule.exclude_mac]
     if rule.source not in ("", EVERYWHERE[rule.family]):
         found.append(f"{family} saddr {rule.source}")
     if rule.destination != EVERYWHERE[rule.family]:

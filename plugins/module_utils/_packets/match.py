@@ -42,6 +42,7 @@ def _covers_but_for_ports(wide: MarkRule, narrow: MarkRule) -> bool:
         and (not wide.source or bool(narrow.source and _contains(wide.source, narrow.source)))
         and wide.protocol in ("", narrow.protocol)
         and _covers_interface(wide.in_interface, narrow.in_interface)
+        and set(wide.exclude_mac) <= set(narrow.exclude_mac)
     )
 
 

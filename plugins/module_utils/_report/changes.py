@@ -47,6 +47,7 @@ class Traffic(NamedTuple):
     protocol: str
     source: str
     in_interface: str
+    exclude_mac: tuple[str, ...]
 
 
 def sentences(before: RouterState, after: RouterState, operations: Sequence[Operation]) -> list[str]:
@@ -192,7 +193,8 @@ def _rules(old: Marked, new: Marked, whole: Container[str]) -> Iterator[str]:
 
 
 def _traffic_of(rule: MarkRule) -> Traffic:
-    return Traffic(rule.mark, rule.mask, rule.destination, rule.protocol, rule.source, rule.in_interface)
+    narrowed = (rule.source, rule.in_interface, rule.exclude_mac)
+    return Traffic(rule.mark, rule.mask, rule.destination, rule.protocol, *narrowed)
 
 
 Ports = Mapping[Traffic, Sequence[PortRange]]
@@ -215,6 +217,7 @@ def _where(traffic: Traffic) -> str:
     words = [address if single else traffic.destination, traffic.protocol]
     words += [f"from {traffic.source}"] if traffic.source else []
     words += [f"at {traffic.in_interface}"] if traffic.in_interface else []
+    words += [f"but from {', '.join(traffic.exclude_mac)}"] if traffic.exclude_mac else []
     return " ".join(filter(None, words))
 
 

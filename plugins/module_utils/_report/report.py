@@ -282,7 +282,7 @@ def _traffic(own: Iterable[MarkRule]) -> Iterator[tuple[MarkRule, dict[str, Any]
     """Traffic entries: neighbours that differ in nothing but the destination are one."""
 
     def others(rule: MarkRule) -> tuple[Any, ...]:
-        narrowed = (rule.protocol, rule.ports, rule.source, rule.in_interface)
+        narrowed = (rule.protocol, rule.ports, rule.source, rule.in_interface, rule.exclude_mac)
         return (rule.name, rule.mark, rule.mask, rule.family, *narrowed)
 
     for _key, group in groupby(own, key=others):
@@ -296,6 +296,8 @@ def _traffic(own: Iterable[MarkRule]) -> Iterator[tuple[MarkRule, dict[str, Any]
             entry["source"] = [shown(rule.source)]
         if rule.in_interface:
             entry["in_interface"] = rule.in_interface
+        if rule.exclude_mac:
+            entry["exclude_mac"] = list(rule.exclude_mac)
         yield rule, entry
 
 

@@ -88,6 +88,7 @@ def _entry(rule: MarkRule, ports: Sequence[PortRange]) -> Service:
     entry.update({"ports": port_items(ports)} if ports else {})
     entry.update({"source": [shown(rule.source)]} if rule.source else {})
     entry.update({"in_interface": rule.in_interface} if rule.in_interface else {})
+    entry.update({"exclude_mac": list(rule.exclude_mac)} if rule.exclude_mac else {})
     return entry
 
 

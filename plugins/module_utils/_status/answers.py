@@ -173,7 +173,8 @@ def _table(answer: Mapping[str, Any]) -> Iterator[tuple[Item, dict[str, str]]]:
             yield (key, family, short(where)), _settings(server)
     for rule in _list(answer["rules"]):
         places = ", ".join(map(str, [*_list(rule["destination"]), *_list(rule.get("source", []))]))
-        words = f"{_traffic(rule)} to {places} {rule.get('in_interface', '')}".strip()
+        narrowed = " ".join(map(str, [rule.get("in_interface", ""), *_list(rule.get("exclude_mac", []))]))
+        words = f"{_traffic(rule)} to {places} {narrowed}".strip()
         yield (key_of({"fwmark": rule["mark"]}), "rule", short(words, 200)), {}
 
 

@@ -58,6 +58,22 @@ CASES: dict[str, tuple[list[dict[str, Any]], list[str], list[str]]] = {
         ],
         [],
     ),
+    "machines that are left out": (
+        [
+            {**WEB, "exclude_mac": ["52:54:00:00:00:0A", "52-54-00-00-00-01"]},
+            {**DNS, "exclude_mac": "52:54:00:00:00:01"},
+        ],
+        [
+            mark_rule(
+                "web",
+                80,
+                "-d 192.0.2.10/32 -p tcp -m multiport --dports 80,443"
+                " -m mac ! --mac-source 52:54:00:00:00:01 -m mac ! --mac-source 52:54:00:00:00:0a",
+            ),
+            DNS_RULE.replace(" -m comment", " -m mac ! --mac-source 52:54:00:00:00:01 -m comment", 1),
+        ],
+        [DNS_RULE6.replace(" -m comment", " -m mac ! --mac-source 52:54:00:00:00:01 -m comment", 1)],
+    ),
     "twenty ports": (
         [{**WEB, "ports": list(range(2, 42, 2))}],
         [

@@ -197,6 +197,16 @@ SERVICES = [
      "services[0].traffic[0].source: has no IPv6 network, but a destination is IPv6"),
     ([to(in_interface="a" * 16)], f"services[0].traffic[0].in_interface: '{'a' * 16}' is not an interface"),
     ([to(in_interface="-i")], "services[0].traffic[0].in_interface: '-i' is not an interface"),
+    ([to(exclude_mac=["52:54:00:12:34:56", 5])],
+     "services[0].traffic[0].exclude_mac[1]: 5 is not a MAC address, such as 52:54:00:12:34:56"),
+    ([to(exclude_mac="52:54:00:00:00:01 -j ACCEPT")],
+     "services[0].traffic[0].exclude_mac: '52:54:00:00:00:01 -j ACCEPT' is not a MAC address, such as "
+     "52:54:00:12:34:56"),
+    ([to(exclude_mac="01:00:5e:00:00:01")],
+     "services[0].traffic[0].exclude_mac: '01:00:5e:00:00:01' is the MAC address of a group, from which no packet "
+     "comes"),
+    ([to(mac_source="52:54:00:00:00:01")],
+     "services[0].traffic[0].mac_source: is not an option; did you mean exclude_mac?"),
     # settings
     ([web(scheduler="Wlc")], "services[0].scheduler: 'Wlc' is not the name of a scheduler; did you mean wlc?"),
     ([web(scheduler="a" * 16)], f"services[0].scheduler: '{'a' * 16}' is not the name of a scheduler"),

@@ -43,18 +43,19 @@ def rules(draw: st.DrawFn) -> tuple[str, list[MarkRule]]:
             ports=draw(st.sampled_from(PORTS)),
             source=draw(st.sampled_from(["", "", SOURCES[family]])),
             in_interface=draw(st.sampled_from(["", "", "eth+", "eth0"])),
+            exclude_mac=draw(st.sampled_from([(), (), ("52:54:00:00:00:01",)])),
         )
         found.append(rule)
     return family, found
 
 
 def sees(rule: MarkRule, address: str, protocol: str, port: int, near: bool) -> bool:
-    """Whether a packet fits a rule; near ones come from the source network, by eth0."""
+    """Whether a packet fits a rule; near ones come from the source network by eth0, others from what is left out."""
     return (
         ip_address(address) in ip_network(rule.destination)
         and rule.protocol == protocol
         and (not rule.ports or any(low <= port <= high for low, high in rule.ports))
-        and (near or not (rule.source or rule.in_interface))
+        and (near or not (rule.source or rule.in_interface or rule.exclude_mac))
     )
 
 

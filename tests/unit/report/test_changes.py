@@ -86,6 +86,14 @@ CASES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]] =
             "web: packets to 192.0.2.10 tcp 80,443 get mark 80 no more",
         ],
     ),
+    "but from another router": (
+        [WEB],
+        [web(traffic=[{**HTTP, "exclude_mac": ["52:54:00:00:00:02", "52-54-00-00-00-0A"]}])],
+        [
+            "web: packets to 192.0.2.10 tcp but from 52:54:00:00:00:02, 52:54:00:00:00:0a 80,443 get mark 80",
+            "web: packets to 192.0.2.10 tcp 80,443 get mark 80 no more",
+        ],
+    ),
     "another mark": ([WEB], [web(fwmark=90)], ["web: mark 80 -> 90, which is another service to IPVS"]),
     "another name": ([WEB], [web(name="www")], ["www: was web until now"]),
     "another name and other ports": (
