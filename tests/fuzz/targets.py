@@ -82,7 +82,8 @@ SERVICES: list[dict[str, Any]] = [
         "fwmark": 80,
         "traffic": [
             {"destination": ["192.0.2.10", "2001:db8::10"], "protocol": ["tcp", "udp"], "ports": [80, "8000:8010"]},
-            {"destination": "203.0.113.0/24", "protocol": "sctp", "source": ["10.0.0.0/8"], "in_interface": "eth+"},
+            {"destination": "203.0.113.0/24", "protocol": "sctp", "source": ["10.0.0.0/8"], "in_interface": "eth+",
+             "exclude_mac": ["52:54:00:00:00:01"]},
         ],
         "scheduler": "sh",
         "scheduler_flags": ["sh-port"],

@@ -32,6 +32,9 @@ _RULE_OPTIONS = {
     "--to-source": _ADDRESS,
     "--set-mss": "[0-9]{3,5}",
 }
+_MAC = "[0-9a-f]{2}(:[0-9a-f]{2}){5}"
+_EXCLUDED = re.compile(rf"-m mac ! --mac-source {_MAC} ")
+_NFT_EXCLUDED = re.compile(rf" ether saddr != {_MAC}(?= )")
 _NFT = re.compile(
     r"(add|delete) (table|map|set|chain|rule|element) ip6? "
     r"(lvs-mark( (exact|ranges|retired|conditional|prerouting|declared)( [\w .:/{},;@*-]*)?)?"
@@ -60,7 +63,7 @@ def rules_in(transaction: str) -> int:
 
 def check_rule(line: str) -> None:
     plain = line.replace("--tcp-flags SYN,RST SYN ", "").replace("-m comment --comment iptables_mark ", "", 1)
-    words = shlex.split(plain)
+    words = shlex.split(_EXCLUDED.sub("", plain))
     assert words[0] == "-A" and re.fullmatch("LVS-(MARK|SERVICE|SNAT|MSS)", words[1]), line
     options, values = words[2::2], words[3::2]
     # A record of a service by address does nothing.
@@ -75,7 +78,7 @@ def check_rule(line: str) -> None:
 def check_nft(lines: Iterable[str]) -> None:
     """Commands for nft: one on each line, and nothing in quotes but names and interfaces."""
     for line in lines:
-        assert _NFT.fullmatch(_NFT_QUOTED.sub("", line)), line
+        assert _NFT.fullmatch(_NFT_EXCLUDED.sub("", _NFT_QUOTED.sub("", line))), line
         assert ";" not in line or line.split()[1] in ("map", "set", "chain"), line
 
 

@@ -62,7 +62,7 @@ SERVICE: dict[str, Any] = {
     "fwmark": 80,
     "traffic": [
         {"destination": ["192.0.2.10"], "protocol": ["tcp"], "ports": [80, "443:444"], "source": ["10.0.0.0/8"],
-         "in_interface": "eth0"},
+         "in_interface": "eth0", "exclude_mac": ["52:54:00:00:00:01"]},
     ],
     "scheduler": "mh",
     "scheduler_flags": ["mh-port"],

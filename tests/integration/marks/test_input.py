@@ -24,7 +24,11 @@ def mark(**changes: Any) -> dict[str, Any]:
 
 
 def service(**changes: Any) -> dict[str, Any]:
-    traffic = {key: changes.pop(key) for key in ("destination", "source", "in_interface", "ports") if key in changes}
+    traffic = {
+        key: changes.pop(key)
+        for key in ("destination", "source", "in_interface", "exclude_mac", "ports")
+        if key in changes
+    }
     return {
         "name": "web",
         "fwmark": 80,
@@ -72,11 +76,11 @@ TOOLS = (*PROGRAMS, "nft", "ip", "ipvsadm", "modprobe", "sysctl")
 # Module, option, what makes an item that has a value, and the name of the value.
 PLACES: list[tuple[str, str, Callable[..., Any], str]] = [
     *(("iptables_mark", "rules", mark, key)
-      for key in ("name", "mark", "mask", "destination", "protocol", "ports", "source", "in_interface")),
+      for key in ("name", "mark", "mask", "destination", "protocol", "ports", "source", "in_interface", "exclude_mac")),
     *(("lvs_service", "services", service, key)
-      for key in ("name", "fwmark", "destination", "protocol", "ports", "source", "in_interface", "scheduler",
-                  "scheduler_flags", "persistence_timeout", "persistence_netmask", "persistence_netmask6", "helper",
-                  "persistence_engine", "one_packet", "forward_method", "address", "weight")),
+      for key in ("name", "fwmark", "destination", "protocol", "ports", "source", "in_interface", "exclude_mac",
+                  "scheduler", "scheduler_flags", "persistence_timeout", "persistence_netmask", "persistence_netmask6",
+                  "persistence_engine", "helper", "one_packet", "forward_method", "address", "weight")),
     *(("ipvs_service", "services", by_address, key) for key in ("family", "protocol", "address", "port", "scheduler")),
 ]  # fmt: skip
 

@@ -601,7 +601,8 @@ def test_absent_takes_no_unknown_option_either(kind: str, given: Any) -> None:
 PLACES = [
     ("name",), ("fwmark",), ("traffic", 0, "destination"), ("traffic", 0, "protocol"),
     ("traffic", 0, "ports"), ("traffic", 0, "ports", 0), ("traffic", 0, "source"),
-    ("traffic", 0, "in_interface"), ("scheduler",), ("scheduler_flags",), ("persistence_timeout",),
+    ("traffic", 0, "in_interface"), ("traffic", 0, "exclude_mac"),
+    ("scheduler",), ("scheduler_flags",), ("persistence_timeout",),
     ("persistence_netmask",), ("persistence_netmask6",), ("persistence_engine",), ("one_packet",),
     ("forward_method",), ("real_servers", 0, "address"), ("real_servers", 0, "weight"),
     ("real_servers", 0, "upper_threshold"), ("real_servers", 0, "tunnel_port"),

@@ -108,6 +108,22 @@ def test_source_and_interface_count() -> None:
         assert (narrow not in texts(kernel)) == taken, rule
 
 
+def test_machines_that_are_left_out_count() -> None:
+    mac, other = "52:54:00:00:00:01", "52:54:00:00:00:0A"
+    narrow = f"-d 192.0.2.10/32 -p tcp -m mac ! --mac-source {mac} -m tcp --dport 80 {END}"
+    for excluded, taken in (({}, True), ({"exclude_mac": [mac]}, True), ({"exclude_mac": [other]}, False),
+                            ({"exclude_mac": [mac, other]}, False)):  # fmt: skip
+        kernel = kernel_of(narrow)
+        run_module(iptables_mark, kernel, rules=[{**MARK, **excluded}], adopt=True)
+        assert (narrow not in texts(kernel)) == taken, excluded
+
+
+def test_only_one_machine_is_not_all_but_one() -> None:
+    kernel = kernel_of(f"-d 192.0.2.10/32 -p tcp -m mac --mac-source 52:54:00:00:00:01 -m tcp --dport 80 {END}")
+    run_module(iptables_mark, kernel, rules=[{**MARK, "exclude_mac": ["52:54:00:00:00:01"]}], adopt=True)
+    assert "--mac-source" in texts(kernel)[0]
+
+
 def test_without_adopt_nothing_is_taken() -> None:
     kernel = kernel_of(HTTP)
     quartet(iptables_mark, kernel, rules=[MARK])
