@@ -59,7 +59,9 @@ options:
         type: list
         elements: str
       protocol:
-        description: One or several of V(tcp), V(udp) and V(sctp). With O(state=absent) it may be left out.
+        description:
+          - One or several of V(tcp), V(udp) and V(sctp). Required where there are ports.
+          - Without it all packets to the destination get the mark. IPVS balances those of the three protocols.
         type: list
         elements: str
         choices: [tcp, udp, sctp]

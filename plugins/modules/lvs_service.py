@@ -65,11 +65,12 @@ options:
             elements: str
             required: true
           protocol:
-            description: One or several of V(tcp), V(udp) and V(sctp).
+            description:
+              - One or several of V(tcp), V(udp) and V(sctp). Required where there are ports, and by address.
+              - Without it all packets to the destination get the mark. IPVS balances those of the three protocols.
             type: list
             elements: str
             choices: [tcp, udp, sctp]
-            required: true
           ports:
             description:
               - Destination ports, each a number or a range such as V(10000:20000). Leave it out for every port, which

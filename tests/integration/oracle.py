@@ -52,7 +52,8 @@ def traffic_of(entries: Iterable[dict[str, Any]], family: str) -> Traffic:
     found: Traffic = {}
     for entry in entries:
         ports = [_range(str(item)) for item in entry["ports"]] if "ports" in entry else ANY_PORT
-        protocols = [entry["protocol"]] if isinstance(entry["protocol"], str) else entry["protocol"]
+        told = entry.get("protocol", "")
+        protocols = [told] if isinstance(told, str) else told
         ends = product(entry.get("source", [""]), entry["destination"], protocols)
         for source, destination, protocol in ends:
             if {family_of(destination), family_of(source or destination)} == {family}:

@@ -64,6 +64,8 @@ def traffic(draw: Any, families: tuple[str, ...]) -> dict[str, Any]:
     }
     if draw(st.booleans()):
         entry["ports"] = draw(PORTS)
+    elif draw(st.integers(0, 3)) == 0:
+        del entry["protocol"]
     if draw(st.integers(0, 3)) == 0:
         entry["source"] = [draw(st.sampled_from(NETWORKS[family])) for family in families]
     if draw(st.integers(0, 3)) == 0:

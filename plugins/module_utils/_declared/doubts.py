@@ -22,6 +22,7 @@ from .._model import (
 )
 from .._packets.match import covered
 from .._packets.overlaps import Overlaps
+from .params import PROTOCOLS
 
 # A warning for each of thousands of services would hide all others.
 _SHOWN = 20
@@ -148,7 +149,7 @@ def _about_pools(rules: Sequence[Traffic], declared: Declaration) -> Iterator[st
                 words = FAMILY_WORDS[service_id.family]
                 yield f"real_servers: none is {words}, so IPVS refuses all connections to {_plain(destination)}"
     service = pools[0].service
-    protocols = {rule.protocol for rule in rules}
+    protocols = {protocol for rule in rules for protocol in ([rule.protocol] if rule.protocol else PROTOCOLS)}
     yield from _about_engine(service, protocols)
     if service.one_packet and "udp" not in protocols:
         yield "one_packet: has an effect on udp alone, and the traffic has none"

@@ -15,7 +15,7 @@ from ipaddress import ip_address
 from typing import Any, Callable, Iterable, Mapping, Sequence
 
 from .._errors import ValidationError
-from .._marks.iptables import merge_ports, split_ports
+from .._marks.iptables import NOWHERE, merge_ports, split_ports
 from .._model import (
     FAMILIES,
     FAMILY_WORDS,
@@ -118,9 +118,11 @@ def mark_rules(
 ) -> list[MarkRule]:
     """The MARK rules of one traffic entry: one per destination, protocol, source, and 15 slots of ports."""
     destinations = options.many("destination", network, required=True)
-    protocols = options.many("protocol", protocol_name, required=True)
+    protocols = options.many("protocol", protocol_name) or [""]
     ports = split_ports(merge_ports(options.many("ports", port_range)))
-    sources = options.many("source", network) or [""]
+    if options.has("ports") and not options.has("protocol"):
+        options.problem("protocol", "is required where there are ports; write tcp, udp or sctp, or several of them")
+    sources = options.many("source", source_network) or [""]
     in_interface = options.one("in_interface", interface, "")
     exclude_mac = tuple(sorted(set(options.many("exclude_mac", mac_address))))
     for family in sorted({family_of(destination) for destination in destinations}):
@@ -136,6 +138,14 @@ def mark_rules(
         if not source or family_of(source) == family_of(destination)
         for group in ports
     ]
+
+
+def source_network(value: Any) -> str:
+    """Where packets come from. None comes from the address that a retired mark has for a source."""
+    source = network(value)
+    if source in NOWHERE.values():
+        raise ValueError(f"{show(value)} is an address that no packet comes from")
+    return source
 
 
 def _narrowed(source: str) -> str:
@@ -434,7 +444,7 @@ def ftp_rules(
     # By address IPVS takes data connections for those of the service with port 21 without being told.
     by_mark = [rule for rule in rules if isinstance(rule, MarkRule)]
     for number, use in ((FTP_CONTROL_PORT, "the control connection"), *([data] if by_mark else [])):
-        if not any(rule.protocol == "tcp" and _has_port(rule, number) for rule in rules):
+        if not any(rule.protocol in ("tcp", "") and _has_port(rule, number) for rule in rules):
             options.problem("traffic", f"has no tcp port {number}, which ftp needs for {use}")
     masqueraded = [server for server in servers if server.forward_method == "masquerade"]
     found = []

@@ -5,7 +5,7 @@
 
 In a chain the last rule that sees a packet counts. A map knows no order, so what a later rule takes from an earlier
 one is cut out of that one. Only entries of a single address and port (exact) may lie in wider ones; they override them.
-Rules that look at the source or the interface (conditional) stay rules, and come last.
+Rules that look at the source, the interface or the MAC address (conditional) stay rules, and come last.
 
 An entry is a rule with one network and one range of ports.
 """
@@ -20,7 +20,7 @@ from itertools import groupby
 from typing import Iterable, Iterator, NamedTuple, Sequence
 
 from .._model import FULL_NETMASK, IPV4, MarkRule, PortRange, family_of
-from .iptables import merge_ports, split_ports
+from .iptables import NOWHERE, merge_ports, split_ports
 
 EVERY_PORT: PortRange = (0, 65535)
 # Networks of both families are counted in 128 bits, IPv4 in the upper ones, so that their lengths mean the same.
@@ -83,7 +83,7 @@ def is_conditional(rule: MarkRule) -> bool:
 
 def is_record(rule: MarkRule) -> bool:
     """Whether it only says whose a mark was; see retired()."""
-    return not rule.protocol
+    return rule.source == NOWHERE[rule.family]
 
 
 def as_entries(rules: Iterable[MarkRule]) -> list[MarkRule]:
@@ -161,9 +161,11 @@ def _declarable_order(rules: Sequence[MarkRule]) -> list[str]:
     """The names, each behind those whose packets its own rules take; those of conditional rules as they are."""
     boxes = Boxes()
     behind: dict[str, dict[str, None]] = {}
-    conditional = [name for name, _rules in groupby(rule.name for rule in rules if is_conditional(rule))]
-    for one, next_one in zip(conditional, conditional[1:]):
-        behind.setdefault(next_one, {})[one] = None
+    conditional = [key for key, _rules in groupby((rule.family, rule.name) for rule in rules if is_conditional(rule))]
+    for (family, one), (next_family, next_one) in zip(conditional, conditional[1:]):
+        # The last one of a family says nothing about the first one of the other.
+        if family == next_family:
+            behind.setdefault(next_one, {})[one] = None
     for rule in rules:
         kind = f"{rule.family} {rule.protocol}"
         for box in _boxes(rule):

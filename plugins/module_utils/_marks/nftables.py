@@ -88,9 +88,15 @@ def declared_entries(rules: Iterable[MarkRule]) -> tuple[ChainRule, ...]:
 
     Where none of the rules takes a packet from another one, in the order of the table: there it has none of its own.
     """
-    own = as_entries(rules)
+    own = as_entries(_of_each_protocol(rules))
     placed = arranged(own)
     return tuple(map(entry, own if _is_cut(own, placed) else placed))
+
+
+def _of_each_protocol(rules: Iterable[MarkRule]) -> Iterator[MarkRule]:
+    """A map looks a packet up by its protocol, so a rule for all of them is one for each that IPVS balances."""
+    for rule in rules:
+        yield from [rule] if rule.protocol else (replace(rule, protocol=protocol) for protocol in PROTOCOLS)
 
 
 def content(rules: Sequence[ChainRule]) -> tuple[tuple[ChainRule, ...], tuple[ChainRule, ...]]:

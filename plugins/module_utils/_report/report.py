@@ -50,7 +50,7 @@ from .._way.troubles import Given
 
 
 def rules(state: RouterState) -> list[dict[str, Any]]:
-    """The MARK rules of ours, as iptables_mark takes them; without those it does not take, say for every protocol."""
+    """The MARK rules of ours, as iptables_mark takes them; without those it does not take, as a record of a mark."""
     shapes = (
         {"name": rule.name, "mark": rule.mark, "mask": rule.mask, **traffic}
         for rule, traffic in _traffic(own_rules(state))
@@ -289,7 +289,9 @@ def _traffic(own: Iterable[MarkRule]) -> Iterator[tuple[MarkRule, dict[str, Any]
         alike = list(group)
         rule = alike[0]
         destinations = [shown(item.destination) for item in alike]
-        entry: dict[str, Any] = {"destination": destinations, "protocol": [rule.protocol]}
+        entry: dict[str, Any] = {"destination": destinations}
+        if rule.protocol:
+            entry["protocol"] = [rule.protocol]
         if rule.ports:
             entry["ports"] = port_items(rule.ports)
         if rule.source:

@@ -52,8 +52,8 @@ def _without(settings: Service, defaults: Service) -> Service:
 
 
 def _plain_protocol(entry: Service) -> Service:
-    first, *others = entry["protocol"]
-    return entry if others else {**entry, "protocol": first}
+    protocols = entry.get("protocol", ())
+    return {**entry, "protocol": protocols[0]} if len(protocols) == 1 else entry
 
 
 def _traffic(service: Service, declared: Declaration) -> list[Service]:
@@ -84,7 +84,8 @@ def _shorter(rules: Sequence[MarkRule]) -> Iterator[list[Service]]:
 
 
 def _entry(rule: MarkRule, ports: Sequence[PortRange]) -> Service:
-    entry: Service = {"destination": [shown(rule.destination)], "protocol": [rule.protocol]}
+    entry: Service = {"destination": [shown(rule.destination)]}
+    entry.update({"protocol": [rule.protocol]} if rule.protocol else {})
     entry.update({"ports": port_items(ports)} if ports else {})
     entry.update({"source": [shown(rule.source)]} if rule.source else {})
     entry.update({"in_interface": rule.in_interface} if rule.in_interface else {})
@@ -96,7 +97,7 @@ def _joined(entries: Iterable[Service], key: str) -> list[Service]:
     """Entries that differ in nothing but the values of one key are one."""
     found: dict[str, Service] = {}
     for entry in entries:
-        rest = repr({**entry, key: None})
-        there = found.get(rest)
+        rest = repr({**entry, key: key in entry})
+        there = found.get(rest) if key in entry else None
         found[rest] = {**entry, key: list(dict.fromkeys([*there[key], *entry[key]]))} if there else entry
     return list(found.values())

@@ -160,7 +160,8 @@ def _services(answer: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _traffic(rule: Mapping[str, Any]) -> str:
     """As in "tcp 80,443"."""
     ports = ",".join(str(port) for port in _list(rule.get("ports", [])))
-    return short(f"{','.join(map(str, _list(rule['protocol'])))} {ports or 'all ports'}")
+    protocols = ",".join(map(str, _list(rule.get("protocol", ["all protocols"]))))
+    return short(f"{protocols} {ports or 'all ports'}")
 
 
 def _table(answer: Mapping[str, Any]) -> Iterator[tuple[Item, dict[str, str]]]:

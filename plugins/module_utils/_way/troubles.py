@@ -180,7 +180,7 @@ def _answers(mine: MarkRule, address: str, device: str, conntrack: bool) -> Pack
     """The first packets that a real server answers to those of a rule of ours."""
     asked = packets_of(mine)
     server = interval(f"{address}/{FULL_NETMASK[mine.family]}")
-    state = ESTABLISHED if conntrack else INVALID if mine.protocol == "tcp" else NEW
+    state = ESTABLISHED if conntrack else INVALID if mine.protocol in ("tcp", "") else NEW
     return asked._replace(
         destination=asked.source,
         source=server,
@@ -204,7 +204,7 @@ def _reply_remedy(trouble: way.Trouble, mine: MarkRule, address: str, conntrack:
     """What ends the trouble. What one table accepts another one may still drop, as nftables has it."""
     command = COMMAND[mine.family]
     ports = f" -m multiport --sports {render_ports(mine.ports)}" if mine.ports else ""
-    answers = f"-s {address} -p {mine.protocol}{ports}"
+    answers = f"-s {address}{f' -p {mine.protocol}' if mine.protocol else ''}{ports}"
     if not conntrack and any(one.kind == STATE for one in trouble.rule.conditions):
         return f"take it out of the tracking, as with {command} -t raw -A PREROUTING {answers} -j CT --notrack"
     if trouble.table == "filter":

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import select
 import socket
 import time
@@ -57,6 +59,16 @@ class Quiet(Site):
             assert near.recv(64).endswith(b"\r\n\r\n%d" % number)
         return number
 
+    def receivers(self, port: int) -> dict[socket.socket, int]:
+        """A socket for datagrams on each real server, with its number."""
+        found = {}
+        for number, namespace in self.servers.items():
+            with namespace.inside():
+                receiver = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+                receiver.bind(("", port))
+                found[receiver] = number
+        return found
+
     def caller(self, family: int, port: int) -> tuple[str, int]:
         """Who a client thinks has called it when the first real server did, from this port."""
         client = CLIENT[family].format(11)
@@ -100,6 +112,24 @@ def web(timeout: int, **settings: Any) -> dict[str, Any]:
         real_servers=[{"address": address.format(number)} for address in SERVER.values() for number in SERVERS],
         **settings,
     )
+
+
+def test_every_protocol(site: Quiet) -> None:
+    """One rule without a protocol: a client meets the same server by TCP and by UDP."""
+    traffic = {"destination": list(VIRTUAL.values())}
+    site.router.run("lvs_service", services=[{**web(300), "traffic": [traffic]}])
+    assert all("-p" not in line.split() for line in site.router.snapshot().own_rules("ipv4"))
+    told = site.router.run("lvs_info")["services"]
+    assert [service["traffic"] for service in told] == [[{"destination": [vip]} for vip in VIRTUAL.values()]]
+    with contextlib.ExitStack() as stack:
+        bound = {stack.enter_context(receiver): number for receiver, number in site.receivers(53).items()}
+        for family, host in itertools.product(VIRTUAL, CLIENTS):
+            number = site.serve(family, host, PORTS[0])
+            with site.client.inside(), socket.socket(family, socket.SOCK_DGRAM) as sending:
+                sending.bind((CLIENT[family].format(host), 0))
+                sending.sendto(b"?", (VIRTUAL[family], 53))
+            (there,) = select.select(bound, [], [], 5)[0]
+            assert there.recv(9) == b"?" and bound[there] == number
 
 
 @pytest.mark.parametrize("family", VIRTUAL, ids=lambda family: family.name)

@@ -74,6 +74,11 @@ CASES: dict[str, tuple[list[dict[str, Any]], list[str], list[str]]] = {
         ],
         [DNS_RULE6.replace(" -m comment", " -m mac ! --mac-source 52:54:00:00:00:01 -m comment", 1)],
     ),
+    "every protocol": (
+        [{"name": "all", "mark": 1, "destination": ["192.0.2.10", "2001:db8::/64"], "source": ["::/0", "10.0.0.0/8"]}],
+        [mark_rule("all", 1, "-s 10.0.0.0/8 -d 192.0.2.10/32")],
+        [mark_rule("all", 1, "-d 2001:db8::/64")],
+    ),
     "twenty ports": (
         [{**WEB, "ports": list(range(2, 42, 2))}],
         [

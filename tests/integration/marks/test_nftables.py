@@ -43,6 +43,8 @@ SERVICES = [
     service("inside", 4, {"destination": ["192.0.2.10"], "protocol": "udp", "ports": ["14999:15001", 443]}),
     service("near", 5, {"destination": EVERYWHERE, "protocol": "udp", "ports": [53, "80:81"], "in_interface": "l+"}),
     service("from", 6, {"destination": ["192.0.2.0/25"], "protocol": "udp", "source": ["192.0.2.11"]}),
+    service("all", 8, {"destination": ["192.0.2.130"], "exclude_mac": ["52:54:00:00:00:01"]}),
+    service("whole", 9, {"destination": ["192.0.2.128/25", "2001:db8::99"]}),
     service("last", 7, {"destination": ["192.0.2.11", "2001:db8::99"], "protocol": "udp", "ports": [5060]}),
 ]
 OTHERS = [

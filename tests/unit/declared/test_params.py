@@ -177,7 +177,12 @@ SERVICES = [
      "local address"),
     ([to(destination="192.0.2.10/24")], "services[0].traffic[0].destination: '192.0.2.10/24' is no network; write "
                                         "192.0.2.10 for the one address, or 192.0.2.0/24 for the network"),
-    ([to(protocol=None)], "services[0].traffic[0].protocol: is required"),
+    ([to(protocol=None, ports=80)],
+     "services[0].traffic[0].protocol: is required where there are ports; write tcp, udp or sctp, or several of them"),
+    ([to(source=["255.255.255.255", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", "192.0.2.0/24"])],
+     "services[0].traffic[0].source[0]: '255.255.255.255' is an address that no packet comes from\n"
+     "services[0].traffic[0].source[1]: 'ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff' is an address that no packet "
+     "comes from"),
     ([to(protocol=["tcp", "icmp"])], "services[0].traffic[0].protocol[1]: 'icmp' is not one of tcp, udp, sctp"),
     ([to(protocol="TCP")], "services[0].traffic[0].protocol: 'TCP' is not one of tcp, udp, sctp; did you mean tcp?"),
     ([to(ports=[80, 0])], "services[0].traffic[0].ports[1]: 0 is not a port (1-65535)"),
@@ -284,7 +289,7 @@ SERVICES = [
      "services[0].real_servers[0].tunnel_checksum: remcsum is for tunnel_type gue, not gre"),
 ]  # fmt: skip
 RULES = [
-    ([{"mark": 1}], "rules[0].name: is required\nrules[0].destination: is required\nrules[0].protocol: is required"),
+    ([{"mark": 1}], "rules[0].name: is required\nrules[0].destination: is required"),
     ([rule(mark=None)], "rules[0].mark: is required"),
     ([rule(mark=2**31)], "rules[0].mark: 2147483648 is not a firewall mark (1-2147483647)"),
     ([rule(mask=0)], "rules[0].mask: 0 is not a mask (1-4294967295)"),

@@ -81,7 +81,7 @@ def test_every_rule_of_others_is_told(kernel: FakeKernel) -> None:
     words = f"-s 10.0.0.0/8 -i eth0 {VIP} --dport 8080 {TO_9}"
     assert told[1] == {"family": "ipv4", "chain": "PREROUTING", "position": 3, "rule": words, **mark_9, **shape}
     assert "destination" not in told[2] and told[2]["mark"] == 9
-    assert told[3].keys() == {"family", "chain", "position", "rule", "target", "mark", "mask"}
+    assert told[3].keys() == {"family", "chain", "position", "rule", "target", "mark", "mask", "destination"}
 
 
 @pytest.mark.parametrize("rule", [{"fwmark": "x"}, {"fwmark": None}, {"fwmark": "1", "fwmask": []}])
@@ -384,9 +384,9 @@ NOT_ADOPTABLE = {
         by_hand(f"{VIP} --sport 1 {TO_80}"),
         [f"mark 80: ipv4 PREROUTING {VIP} --sport 1 {TO_80}: our options have no words for it; it stays"],
     ),
-    "every protocol": (
-        by_hand(f"-d 192.0.2.10/32 {TO_80}"),
-        [f"mark 80: ipv4 PREROUTING -d 192.0.2.10/32 {TO_80}: our options have no words for it; it stays"],
+    "another protocol": (
+        by_hand(f"-d 192.0.2.10/32 -p icmp {TO_80}"),
+        [f"mark 80: ipv4 PREROUTING -d 192.0.2.10/32 -p icmp {TO_80}: our options have no words for it; it stays"],
     ),
     "a rule in between": (
         by_hand(HTTP, "-j ACCEPT", f"{VIP} --dport 443 {TO_80}"),

@@ -102,6 +102,19 @@ def test_the_rules_of_ftp_stay_with_iptables() -> None:
     assert run_module(lvs_info, kernel)["services"] == [FTP]
 
 
+def test_rules_of_both_families_are_told_in_their_order() -> None:
+    """The first one of IPv6 is not behind the last one of IPv4."""
+    kernel = FakeKernel()
+    near = {"protocol": "tcp", "in_interface": "eth0"}
+    services = [
+        {"name": "web", "fwmark": 1, "traffic": [{"destination": ["192.0.2.10", "2001:db8::10"], **near}]},
+        {"name": "dns", "fwmark": 2, "traffic": [{"destination": ["192.0.2.10"], **near, "source": ["10.0.0.0/8"]}]},
+    ]
+    run_module(lvs_service, kernel, services=services, marking="nftables")
+    told = run_module(lvs_info, kernel)["services"]
+    assert [service["name"] for service in told] == ["web", "dns"]
+
+
 @given(states(), declared_services(), st.sampled_from(["none", "owned", "all"]))
 def test_the_quartet_on_any_router(state: Any, services: list[dict[str, Any]], purge: str) -> None:
     quartet(lvs_service, kernel_with(state), services=services, purge=purge, marking="nftables")

@@ -86,6 +86,14 @@ CASES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]] =
             "web: packets to 192.0.2.10 tcp 80,443 get mark 80 no more",
         ],
     ),
+    "every protocol": (
+        [WEB],
+        [web(traffic=[{"destination": ["192.0.2.10"]}])],
+        [
+            "web: packets to 192.0.2.10 get mark 80",
+            "web: packets to 192.0.2.10 tcp 80,443 get mark 80 no more",
+        ],
+    ),
     "but from another router": (
         [WEB],
         [web(traffic=[{**HTTP, "exclude_mac": ["52:54:00:00:00:02", "52-54-00-00-00-0A"]}])],
@@ -137,12 +145,22 @@ CASES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]] =
 }
 
 
+# Where a map says it in another way: it has no order, and looks each packet up by its protocol.
+BY_NFTABLES: dict[str, list[str]] = {
+    "another order": [],
+    "every protocol": [
+        "web: packets to 192.0.2.10 sctp get mark 80",
+        "web: ports of 192.0.2.10 tcp 80,443 -> all",
+        "web: packets to 192.0.2.10 udp get mark 80",
+    ],
+}
+
+
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("marking", ["iptables", "nftables"])
 def test_a_change_of_the_declaration(case: str, marking: str) -> None:
     before, after, words = CASES[case]
-    if (case, marking) == ("another order", "nftables"):
-        words = []
+    words = BY_NFTABLES.get(case, words) if marking == "nftables" else words
     kernel = FakeKernel()
     run_module(lvs_service, kernel, services=before, marking=marking)
     told = run_module(lvs_service, kernel, check=True, services=after, marking=marking)

@@ -43,6 +43,10 @@ WRITTEN: dict[str, dict[str, Any]] = {
         "traffic": [traffic([A4, B4], source=["10.0.0.0/8", "10.9.9.9"], in_interface="eth0")],
         "real_servers": [],
     },
+    "every protocol": {
+        "traffic": [{"destination": [A4, A6]}, {"destination": [B4], "source": ["10.0.0.0/8"]}],
+        "real_servers": [],
+    },
     "machines that are left out": {
         "traffic": [traffic([A4, A6], exclude_mac=["52:54:00:00:00:01", "52:54:00:00:00:02"])],
         "real_servers": [],
