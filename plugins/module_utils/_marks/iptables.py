@@ -273,6 +273,7 @@ def _with_traffic(rule: MarkRule, fields: Mapping[str, str]) -> MarkRule:
 
 def _expected(word: str, value: str) -> bool:
     if word == _NOT_MAC:
+        # iptables prints nothing but MAC addresses there.
         return True
     if word != "--comment" and _NEEDS_QUOTES.search(value):
         return False

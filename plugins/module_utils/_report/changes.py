@@ -217,7 +217,7 @@ def _where(traffic: Traffic) -> str:
     words = [address if single else traffic.destination, traffic.protocol]
     words += [f"from {traffic.source}"] if traffic.source else []
     words += [f"at {traffic.in_interface}"] if traffic.in_interface else []
-    words += [f"but from {', '.join(traffic.exclude_mac)}"] if traffic.exclude_mac else []
+    words += [f"not from {', '.join(traffic.exclude_mac)}"] if traffic.exclude_mac else []
     return " ".join(filter(None, words))
 
 

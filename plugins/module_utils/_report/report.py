@@ -50,7 +50,7 @@ from .._way.troubles import Given
 
 
 def rules(state: RouterState) -> list[dict[str, Any]]:
-    """The MARK rules of ours, as iptables_mark takes them; without those it does not take, as a record of a mark."""
+    """The MARK rules of ours as options of iptables_mark; without records of retired marks, which it refuses."""
     shapes = (
         {"name": rule.name, "mark": rule.mark, "mask": rule.mask, **traffic}
         for rule, traffic in _traffic(own_rules(state))

@@ -201,7 +201,7 @@ def _reply_problem(trouble: way.Trouble, mine: MarkRule, address: str, conntrack
 
 
 def _reply_remedy(trouble: way.Trouble, mine: MarkRule, address: str, conntrack: bool) -> str:
-    """What ends the trouble. What one table accepts another one may still drop, as nftables has it."""
+    """What ends the trouble. A packet that one table of nftables accepts may still be dropped by another table."""
     command = COMMAND[mine.family]
     ports = f" -m multiport --sports {render_ports(mine.ports)}" if mine.ports else ""
     answers = f"-s {address}{f' -p {mine.protocol}' if mine.protocol else ''}{ports}"

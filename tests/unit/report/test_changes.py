@@ -94,11 +94,11 @@ CASES: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]] =
             "web: packets to 192.0.2.10 tcp 80,443 get mark 80 no more",
         ],
     ),
-    "but from another router": (
+    "not from another router": (
         [WEB],
         [web(traffic=[{**HTTP, "exclude_mac": ["52:54:00:00:00:02", "52-54-00-00-00-0A"]}])],
         [
-            "web: packets to 192.0.2.10 tcp but from 52:54:00:00:00:02, 52:54:00:00:00:0a 80,443 get mark 80",
+            "web: packets to 192.0.2.10 tcp not from 52:54:00:00:00:02, 52:54:00:00:00:0a 80,443 get mark 80",
             "web: packets to 192.0.2.10 tcp 80,443 get mark 80 no more",
         ],
     ),
